@@ -1,0 +1,255 @@
+"""Canvases on disk: what is found, what is broken, and what an edit changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tileserver.catalog import Catalog
+from tileserver.errors import NotFound, UdfError, UnknownFormat, UnknownUdf
+
+UDF = "import fused\n\n@fused.udf\ndef udf(n: int = 1):\n    return n\n"
+
+
+def write(workspace: Path, files: dict[str, str]) -> Catalog:
+    for name, text in files.items():
+        path = workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return Catalog(workspace)
+
+
+def revision(catalog: Catalog, name: str, canvas: str = "city") -> str:
+    return catalog.load(canvas).udfs[name].revision
+
+
+def test_a_canvas_is_a_folder_with_a_udf_or_a_canvas_toml(tmp_path: Path) -> None:
+    """SURFACE 2: other folders, hidden ones and odd names are not canvases."""
+    catalog = write(
+        tmp_path,
+        {
+            "city/a.py": UDF,
+            "empty/canvas.toml": 'title = "Later"',
+            "notes/readme.txt": "",
+            ".tileserver/x.py": UDF,
+            "not a name/a.py": UDF,
+            "file.py": UDF,
+        },
+    )
+
+    assert catalog.names() == ["city", "empty"]
+
+
+def test_both_layouts_are_read_and_modules_are_told_apart(tmp_path: Path) -> None:
+    """SURFACE 2: one file for a UDF, or Fused's folder with meta.json and utils.py."""
+    meta = {
+        "job_config": {
+            "steps": [
+                {
+                    "udf": {
+                        "entrypoint": "second",
+                        "parameters": {"n": 7},
+                        "source": "Deep.py",
+                        "headers": [{"module_name": "helpers", "source_file": "utils.py"}],
+                    }
+                }
+            ]
+        }
+    }
+    two = "@fused.udf\ndef first(): pass\n@fused.udf\ndef second(n: int): return n\n"
+    canvas = write(
+        tmp_path,
+        {
+            "city/flat.py": UDF,
+            "city/shared.py": "X = 1\n",
+            "city/Deep/Deep.py": two,
+            "city/Deep/utils.py": "Y = 2\n",
+            "city/Deep/meta.json": json.dumps(meta),
+        },
+    ).load("city")
+
+    assert set(canvas.udfs) == {"flat", "Deep"}
+    assert canvas.udfs["Deep"].signature.entry == "second"
+    assert canvas.udfs["Deep"].defaults == {"n": 7}
+    assert canvas.bundle.udfs["flat"].modules == {"shared": "shared.py"}
+    assert canvas.bundle.udfs["Deep"].modules == {
+        "shared": "shared.py",
+        "utils": "Deep/utils.py",
+        "helpers": "Deep/utils.py",
+    }
+    assert canvas.problems == ()
+
+
+def test_packages_of_a_canvas_are_importable_by_their_dotted_names(tmp_path: Path) -> None:
+    """As Python would find them from the canvas's folder."""
+    canvas = write(tmp_path, {"city/a.py": UDF, "city/lib/__init__.py": "", "city/lib/geo.py": ""}).load("city")
+
+    assert canvas.bundle.udfs["a"].modules == {"lib": "lib/__init__.py", "lib.geo": "lib/geo.py"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason", "line"),
+    [
+        ("bad.py", "import fused\n@fused.udf\ndef udf(:\n", "SyntaxError", 3),
+        ("bad.py", "@fused.udf\ndef a(): pass\n@fused.udf\ndef b(): pass\n", "no UDF called 'udf'", 2),
+        ("canvas.toml", "title =\n", "can't be read", None),
+        ("canvas.toml", "[udf.good]\nmode = 'fast'\n", "mode: takes one of auto, tile, single", None),
+        ("canvas.toml", "[udf.good]\nmod = 'tile'\n", "unknown key 'mod'", None),
+        ("good/meta.json", "{", "is not JSON", None),
+        ("good/good.py", UDF, "good.py has the same name and is served", None),
+    ],
+)
+def test_what_is_broken_is_listed_and_the_rest_is_served(
+    tmp_path: Path, file: str, text: str, reason: str, line: int | None
+) -> None:
+    """Each problem names its file, the reason and, where there is one, the line."""
+    extra = {"city/good/good.py": UDF} if file == "good/meta.json" else {"city/good.py": UDF}
+    canvas = write(tmp_path, {**extra, f"city/{file}": text}).load("city")
+
+    assert "good" in canvas.udfs
+    assert [(p.path, p.line) for p in canvas.problems] == [(file, line)]
+    assert reason in canvas.problems[0].reason
+
+
+def test_a_broken_udf_answers_with_its_own_error(tmp_path: Path) -> None:
+    """CONTRACT 11: a syntax error has the line of its own."""
+    canvas = write(tmp_path, {"city/bad.py": "@fused.udf\ndef udf(:\n"}).load("city")
+
+    with pytest.raises(UdfError, match="SyntaxError") as failure:
+        canvas.find("bad.json")
+
+    assert (failure.value.exception_class, failure.value.lineno) == ("SyntaxError", 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "extension"),
+    [("a", "a", None), ("a.csv", "a", "csv"), ("a.pbf", "a", "mvt"), ("report.v2", "report.v2", None)],
+)
+def test_a_name_may_have_an_extension(tmp_path: Path, asked: str, name: str, extension: str | None) -> None:
+    """CONTRACT 3: an exact name beats a name with an extension."""
+    canvas = write(tmp_path, {"city/a.py": UDF, "city/report.v2.py": UDF, "city/report.py": UDF}).load("city")
+
+    udf, found = canvas.find(asked)
+
+    assert (udf.name, found) == (name, extension)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [("b", UnknownUdf), ("b.csv", UnknownUdf), ("a.docx", UnknownFormat), ("a.csvt", NotFound), ("a.aux.xml", NotFound)],
+)
+def test_other_names_are_refused(tmp_path: Path, asked: str, error: type[Exception]) -> None:
+    """CONTRACT 3 and SURFACE 7: unknown UDF, unknown format, side-cars of GIS programs."""
+    canvas = write(tmp_path, {"city/a.py": UDF}).load("city")
+
+    with pytest.raises(error):
+        canvas.find(asked)
+
+
+EDITS = {
+    "its source": ("city/a.py", UDF + "\n# edited\n", True),
+    "a module": ("city/shared.py", "X = 2\n", True),
+    "a data file": ("city/data/x.csv", "1,2\n", True),
+    "its settings": ("city/canvas.toml", "[udf.a]\nsize = 512\n", True),
+    "the environment": ("city/canvas.toml", '[env]\nREGION = "eu"\n', True),
+    "a neighbour it names": ("city/b.py", UDF + "\n# edited\n", True),
+    "a neighbour of that": ("city/c.py", UDF + "\n# edited\n", True),
+    "a stranger": ("city/d.py", UDF + "\n# edited\n", False),
+    "another UDF's settings": ("city/canvas.toml", "[udf.d]\nsize = 512\n", False),
+    "another canvas": ("town/a.py", UDF, False),
+}
+
+
+@pytest.mark.parametrize(("file", "text", "changes"), EDITS.values(), ids=EDITS)
+def test_a_revision_covers_what_can_change_the_answer(
+    tmp_path: Path, file: str, text: str, changes: bool
+) -> None:
+    """SURFACE 2, "Revision": and nothing else, so that an edit elsewhere keeps tiles cached."""
+    catalog = write(
+        tmp_path,
+        {
+            "city/a.py": UDF.replace("return n", "return fused.run('b')"),
+            "city/b.py": UDF.replace("return n", "return fused.load('c')(n)"),
+            "city/c.py": UDF,
+            "city/d.py": UDF,
+            "city/shared.py": "X = 1\n",
+            "city/data/x.csv": "1\n",
+        },
+    )
+    before = revision(catalog, "a")
+
+    write(tmp_path, {file: text})
+
+    assert (revision(catalog, "a") != before) is changes
+
+
+def test_a_computed_neighbour_makes_the_whole_canvas_count(tmp_path: Path) -> None:
+    """ARCHITECTURE: a name that only a run knows may be any."""
+    catalog = write(tmp_path, {"city/a.py": UDF.replace("return n", "return fused.run(str(n))"), "city/d.py": UDF})
+    before = revision(catalog, "a")
+
+    write(tmp_path, {"city/d.py": UDF + "\n# edited\n"})
+
+    assert revision(catalog, "a") != before
+
+
+def test_data_outside_the_canvas_counts_where_a_glob_names_it(tmp_path: Path) -> None:
+    """SURFACE 2, ``data``."""
+    outside = tmp_path / "elsewhere"
+    write(
+        tmp_path,
+        {
+            "work/city/a.py": UDF,
+            "work/city/canvas.toml": f'[udf.a]\ndata = ["{outside}/*.csv"]\n',
+            "elsewhere/x.csv": "1\n",
+        },
+    )
+    catalog = Catalog(tmp_path / "work")
+    before = revision(catalog, "a")
+
+    write(tmp_path, {"elsewhere/x.csv": "1,2\n"})
+
+    assert revision(catalog, "a") != before
+
+
+@pytest.mark.anyio
+async def test_an_edit_is_seen_at_the_next_request(tmp_path: Path) -> None:
+    """SURFACE 2: without a restart; for the UDF's own file, at once."""
+    catalog = write(tmp_path, {"city/a.py": UDF})
+    before = (await catalog.resolve("city", "a")).udf.revision
+
+    write(tmp_path, {"city/a.py": UDF + "\n# edited\n"})
+
+    assert (await catalog.resolve("city", "a")).udf.revision != before
+
+
+@pytest.mark.anyio
+async def test_a_mended_udf_is_served_at_the_next_request(tmp_path: Path) -> None:
+    """Somebody has just fixed the line that the error named."""
+    catalog = write(tmp_path, {"city/a.py": "@fused.udf\ndef udf(:\n"})
+    with pytest.raises(UdfError):
+        await catalog.resolve("city", "a")
+
+    write(tmp_path, {"city/a.py": UDF})
+
+    assert (await catalog.resolve("city", "a")).udf.name == "a"
+
+
+@pytest.mark.anyio
+async def test_a_new_udf_is_served_at_the_next_request(tmp_path: Path) -> None:
+    """No waiting for the next look at the folder."""
+    catalog = write(tmp_path, {"city/a.py": UDF})
+    await catalog.resolve("city", "a")
+
+    write(tmp_path, {"city/b.py": UDF})
+
+    assert (await catalog.resolve("city", "b.json")).udf.name == "b"
+
+
+def test_a_canvas_that_is_not_there_says_so(tmp_path: Path) -> None:
+    """Whatever the name is made of."""
+    for name in ("nowhere", "../etc", ""):
+        with pytest.raises(UnknownUdf, match="has no canvas called"):
+            Catalog(tmp_path).load(name)

@@ -1,0 +1,159 @@
+"""The layers: what each module may import, and what the web process must never load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "tileserver"
+
+CORE = frozenset(
+    {"tileserver", "errors", "tiles", "formats", "units", "protocol", "signature", "udf", "documents"}
+)
+CORE_LIBRARIES = frozenset({"mercantile"})
+SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
+WORKER_LIBRARIES = CORE_LIBRARIES | {
+    *(
+        "affine",
+        "geopandas",
+        "lxml",
+        "mapbox_vector_tile",
+        "matplotlib",
+        "numpy",
+        "openpyxl",
+        "pandas",
+        "PIL",
+    ),
+    *("pyarrow", "pyproj", "rasterio", "rio_tiler", "rioxarray", "shapely", "xarray", "zstandard"),
+}
+PIPELINE = frozenset({"access", "catalog", "canvas", "params", "cache", "executor", "settings", "pipeline"})
+
+# Per module: modules of ours that it may import, by their first name, and libraries. The longest matching
+# name counts; within a folder, imports of the folder's own modules are always allowed.
+ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    # core: no input or output, importable anywhere
+    "errors": (frozenset(), frozenset()),
+    "units": (frozenset(), frozenset()),
+    **dict.fromkeys(("tiles", "formats", "protocol", "signature", "udf"), (CORE, CORE_LIBRARIES)),
+    "documents": (CORE, CORE_LIBRARIES),
+    # server: the web process
+    "settings": (CORE, frozenset()),
+    "state": (CORE, frozenset()),
+    "access": (CORE | {"state"}, frozenset()),
+    "canvas": (CORE, frozenset()),
+    "catalog": (CORE | {"canvas"}, frozenset()),
+    "params": (CORE, CORE_LIBRARIES),
+    "cache": (CORE, frozenset({"diskcache"})),
+    "executor": (CORE, CORE_LIBRARIES),
+    "telemetry": (CORE, frozenset()),
+    "edge": (CORE | {"telemetry"}, SERVER_LIBRARIES),
+    "responses": (
+        CORE | {"access", "cache", "params", "pipeline", "telemetry"},
+        SERVER_LIBRARIES | {"zstandard"},
+    ),
+    "pipeline": (CORE | PIPELINE | {"telemetry"}, CORE_LIBRARIES),
+    "pages": (CORE | {"access", "params", "pipeline", "settings"}, SERVER_LIBRARIES),
+    "routes": (
+        CORE | {"access", "params", "pipeline", "pages", "responses", "telemetry"},
+        SERVER_LIBRARIES,
+    ),
+    "app": (
+        CORE | PIPELINE | {"edge", "pages", "responses", "routes", "telemetry"},
+        SERVER_LIBRARIES,
+    ),
+    "server": (CORE | PIPELINE | {"app", "telemetry"}, frozenset({"starlette", "uvicorn", "uvloop"})),
+    "demo": (CORE, frozenset()),
+    "cli": (
+        CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry"},
+        frozenset({"click", "mercantile", "uvicorn"}),
+    ),
+    "__main__": (frozenset({"cli"}), frozenset()),
+    # worker: child processes
+    "worker": (CORE | {"worker", "render", "fused"}, WORKER_LIBRARIES),
+    "render": (CORE | {"render"}, WORKER_LIBRARIES),
+    "fused": (CORE | {"fused", "worker"}, WORKER_LIBRARIES),
+    "tileserver": (frozenset(), frozenset()),
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the package by its dotted name under ``tileserver``; the package itself by its own."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        if relative.parts[:2] != ("demo", "workspace"):
+            name = ".".join(relative.with_suffix("").parts).removesuffix("__init__").strip(".")
+            yield name or "tileserver", path
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """The dotted names that a module imports, anywhere in it; ours begin with "tileserver."."""
+    inside = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = ["tileserver", *inside][: len(inside) + 2 - node.level]
+                base = ".".join([*parents, *([base] if base else [])])
+            yield from (f"{base}.{alias.name}" if base == "tileserver" else base for alias in node.names)
+
+
+def own_modules() -> frozenset[str]:
+    return frozenset(name.partition(".")[0] for name, _ in modules())
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=[name for name, _ in modules()])
+def test_module_imports_only_what_its_layer_may(name: str, path: Path) -> None:
+    """A module imports the standard library and what the table allows, inside functions too."""
+    first = name.partition(".")[0]
+    ours, libraries = ALLOWED[first]
+
+    for imported in imports(name, path):
+        top, _, rest = imported.partition(".")
+        if top == "tileserver":
+            target = rest.partition(".")[0]
+            # "from tileserver import __version__" names no module.
+            target = target if target in own_modules() else "tileserver"
+            assert target in ours | {first, "tileserver"}, f"{name} imports {imported}"
+        else:
+            assert top in libraries | sys.stdlib_module_names, f"{name} imports {imported}"
+
+
+def test_encoders_do_not_know_each_other() -> None:
+    """An output format can be replaced alone: pictures, vector tiles and tables don't import each other."""
+    paths = dict(modules())
+
+    for one in ("render.raster", "render.vector_tile", "render.table"):
+        others = {"tileserver.render.raster", "tileserver.render.vector_tile", "tileserver.render.table"}
+        assert not (others - {f"tileserver.{one}"}) & set(imports(one, paths[one]))
+
+
+def test_table_has_no_row_for_a_module_that_is_gone() -> None:
+    """The table names modules that exist."""
+    assert ALLOWED.keys() <= own_modules()
+
+
+def test_web_process_loads_nothing_heavy() -> None:
+    """Importing the application loads no array, table or geometry library, and nothing of the worker."""
+    heavy = {"numpy", "pandas", "geopandas", "rasterio", "rio_tiler", "shapely", "pyarrow", "xarray", "PIL"}
+    heavy |= {"tileserver.worker.runner", "tileserver.render", "tileserver.fused"}
+    code = f"import sys, tileserver.app; print(sorted({heavy!r} & sys.modules.keys()))"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"
+
+
+def test_command_line_starts_without_heavy_libraries() -> None:
+    """``tileserver --help`` answers before numpy could have been loaded."""
+    code = "import sys, tileserver.cli; print(sorted({'numpy', 'pandas', 'rasterio'} & sys.modules.keys()))"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,185 @@
+"""Features drawn as pictures: position, seams, blending, families of geometry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from mercantile import Tile
+
+from tileserver import tiles
+from tileserver.protocol import Job, RenderOptions
+from tileserver.render.drawing import FILL, LINE, POINT, draw
+
+
+def job(tile: Tile | None = None, **options: Any) -> Job:
+    return Job("c", "b", "u", {}, ("png",), "tile", RenderOptions(**options), tile)
+
+
+def frame(*geometry: Any, crs: Any = 4326) -> gpd.GeoDataFrame:
+    return gpd.GeoDataFrame(geometry=list(geometry), crs=crs)
+
+
+def scattered() -> gpd.GeoDataFrame:
+    """Points, lines and polygons, many of them over the edges of tiles."""
+    random = np.random.default_rng(7)
+    x, y = random.uniform(-60, 60, 120), random.uniform(-60, 60, 120)
+    points = np.asarray(shapely.points(x, y))
+    lines = np.asarray(shapely.linestrings(np.reshape(np.c_[x, y], (40, 3, 2))))
+    return frame(*points, *lines, *shapely.buffer(points[::4], 6))
+
+
+WORLD = Tile(x=0, y=0, z=0)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_neighbouring_tiles_meet_without_a_seam(scale: int) -> None:
+    """Four tiles put together are the picture that one twice the size would be."""
+    parts = [[draw(scattered(), job(Tile(x=x, y=y, z=1), scale=scale))[0] for x in (0, 1)] for y in (0, 1)]
+    together = np.concatenate([np.concatenate(row, axis=2) for row in parts], axis=1)
+
+    # The same pixels per degree, strokes included: twice the size, not twice the scale.
+    whole = draw(scattered(), job(WORLD, size=512, scale=scale))[0]
+
+    # Agg cuts lines at the edge of its canvas, which moves a few shades by a rounding.
+    visible = (together[3] > 0) | (whole[3] > 0)
+    assert np.abs(together.astype(int) - whole)[:, visible].max() <= 4
+
+
+def test_a_point_at_the_dateline_is_whole() -> None:
+    """A dot on the eastern edge of the world goes on at the western one."""
+    east = draw(frame(shapely.Point(180, 0)), job(WORLD))[0]
+
+    assert east[3, 128, 255] > 200
+    assert east[3, 128, 0] > 200
+
+
+@pytest.mark.parametrize(
+    ("geometry", "colour"),
+    [
+        (shapely.Point(0, 0), POINT),
+        (shapely.MultiPoint([(0, 0), (90, 0)]), POINT),
+        (shapely.LineString([(-90, 0), (90, 0)]), LINE),
+        (shapely.LinearRing([(-90, 0), (90, 0), (0, 60)]), LINE),
+        (shapely.MultiLineString([[(-90, 0), (90, 0)], [(0, 10), (0, 60)]]), LINE),
+        (shapely.box(-40, -40, 40, 40), FILL),
+        (shapely.MultiPolygon([shapely.box(-40, -40, 40, 40), shapely.box(60, 0, 90, 40)]), FILL),
+        (shapely.GeometryCollection([shapely.GeometryCollection([shapely.box(-40, -40, 40, 40)])]), FILL),
+        (shapely.from_wkt("POLYGON Z ((-40 -40 1, 40 -40 1, 40 40 1, -40 40 1, -40 -40 1))"), FILL),
+    ],
+    ids=lambda value: str(value)[:18] if isinstance(value, shapely.Geometry) else "",
+)
+def test_every_family_of_geometry_is_drawn(geometry: Any, colour: tuple[float, ...]) -> None:
+    """The middle of the world has the colour of the family's style."""
+    rgba = draw(frame(geometry, None, shapely.Point()), job(WORLD, size=128, scale=4))[0]
+
+    assert rgba[:, 256, 256] / 255 == pytest.approx(colour, abs=0.12)
+
+
+def test_holes_are_empty() -> None:
+    """Nothing is filled within a hole."""
+    ring = shapely.box(-60, -60, 60, 60).difference(shapely.box(-30, -30, 30, 30))
+    rgba = draw(frame(ring), job(WORLD))[0]
+
+    assert rgba[3, 128, 128] == 0
+    assert rgba[3, 128, 128 + 32] > 0
+
+
+@pytest.mark.parametrize("z", [0, 5, 14])
+def test_a_point_is_at_its_pixel(z: int) -> None:
+    """The middle of a dot lies where its coordinate is in the tile, at every zoom."""
+    address = tiles.bounding_tile((11.0, 46.0, 11.0, 46.0))
+    tile = Tile(x=address.x >> (address.z - z), y=address.y >> (address.z - z), z=z)
+    west, south, east, north = tiles.mercator_bounds(tile)
+    point = frame(shapely.Point(west + (east - west) * 0.3, south + (north - south) * 0.6), crs=3857)
+
+    alpha = draw(point.to_crs(4326), job(tile, size=512))[0][3].astype(float)
+
+    rows, columns = np.indices(alpha.shape) + 0.5
+    assert (alpha * columns).sum() / alpha.sum() == pytest.approx(0.3 * 512, abs=0.2)
+    assert (alpha * rows).sum() / alpha.sum() == pytest.approx(0.4 * 512, abs=0.2)
+
+
+@pytest.mark.parametrize("crs", [None, 3857, 32633, "OGC:CRS84"], ids=str)
+def test_any_reference_system_lands_in_the_same_place(crs: Any) -> None:
+    """The same polygon in another system, or without one (degrees), gives the same picture."""
+    box = frame(shapely.box(12, 45, 16, 48).segmentize(0.1))
+    tile = Tile(x=8, y=5, z=4)
+    expected = draw(box, job(tile))[0]
+
+    other = box.set_crs(None, allow_override=True) if crs is None else box.to_crs(crs)
+
+    assert np.abs(draw(other, job(tile))[0].astype(int) - expected).max() <= 12
+
+
+def test_overlapping_fills_accumulate() -> None:
+    """Two half-transparent polygons are denser where they overlap, by the rule of alpha blending."""
+    rgba = draw(frame(shapely.box(-60, -60, 20, 60), shapely.box(-20, -60, 60, 60)), job(WORLD))[0]
+    one, two = rgba[3, 128, 128 - 30] / 255, rgba[3, 128, 128] / 255
+
+    assert two == pytest.approx(1 - (1 - one) ** 2, abs=0.02)
+
+
+def test_edges_have_no_dark_fringe() -> None:
+    """Half-covered pixels of a dot keep its colours; only their alpha is lower."""
+    rgba = draw(frame(shapely.Point(0, 0)), job(WORLD))[0]
+    edge = (rgba[3] > 20) & (rgba[3] < 120)
+
+    assert edge.any()
+    assert rgba[0][edge].min() > POINT[0] * 255 - 20
+
+
+def test_poles_are_cut_at_the_end_of_the_map() -> None:
+    """A polygon to the south pole fills the map to its lower edge and breaks nothing."""
+    for south in (
+        frame(shapely.box(-180, -90, 180, -60)),
+        frame(shapely.box(-180, -90, 180, -60)).to_crs(3857),
+    ):
+        rgba = draw(south, job(WORLD))[0]
+        assert (rgba[3, 250] > 0).all()
+        assert (rgba[3, 100] == 0).all()
+
+
+def test_nothing_in_the_tile_is_empty() -> None:
+    """A frame without rows, or with all of them elsewhere, is a transparent picture that says so."""
+    for nothing in (frame(), frame(shapely.Point(100, 50))):
+        rgba, facts = draw(nothing, job(Tile(x=0, y=0, z=3)))
+        assert facts["empty"] is True
+        assert not rgba[3].any()
+        assert rgba.shape == (4, 256, 256)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "shape"),
+    [
+        (shapely.box(0, 0, 10, 10), (512, 512)),
+        (shapely.box(0, 0, 20, 1), (49, 512)),
+        (shapely.Point(5, 5), (24, 24)),
+    ],
+    ids=["square", "wide", "point"],
+)
+def test_a_single_run_fits_the_data(geometry: Any, shape: tuple[int, int]) -> None:
+    """Without a tile the picture has the data's proportions, and space around it."""
+    rgba, facts = draw(frame(geometry), job())
+
+    assert rgba.shape[1:] == pytest.approx(shape, abs=3)
+    assert facts["bounds"] == list(geometry.bounds)
+    assert rgba[3, :8].max() == 0
+    assert rgba[3].max() > 100
+
+
+def test_strokes_grow_with_the_scale() -> None:
+    """At scale 2 a dot has four times the pixels."""
+    one, two = (draw(frame(shapely.Point(0, 0)), job(WORLD, scale=scale))[0][3] for scale in (1, 2))
+
+    assert two.sum() / one.sum() == pytest.approx(4, rel=0.1)
+
+
+def test_invalid_polygons_are_drawn() -> None:
+    """A bow-tie that reaches out of the tile doesn't fail the picture."""
+    bow = shapely.Polygon([(-100, -60), (100, 60), (100, -60), (-100, 60)])
+
+    assert draw(frame(bow), job(Tile(x=0, y=0, z=1)))[0][3].any()

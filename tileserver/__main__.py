@@ -1,0 +1,5 @@
+"""``python -m tileserver``."""
+
+from tileserver.cli import main
+
+main()

@@ -1,0 +1,177 @@
+"""The application: services built by the lifespan, routes, one seam for errors, and the edge around it."""
+
+from __future__ import annotations
+
+import logging
+import sysconfig
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from tileserver import __version__, pages, responses
+from tileserver.access import Access
+from tileserver.cache import Cache
+from tileserver.catalog import Catalog
+from tileserver.edge import Edge
+from tileserver.errors import NotFound, TileServerError
+from tileserver.executor import Executor
+from tileserver.executor.local import LocalPool
+from tileserver.pipeline import Services
+from tileserver.routes import SharedRoutes
+from tileserver.settings import Settings
+
+log = logging.getLogger("tileserver")
+
+STATIC = Path(__file__).parent / "static"
+
+
+def create_app(
+    settings: Settings,
+    *,
+    executor: Executor | None = None,
+    fixed_tokens: Mapping[str, str] | None = None,
+) -> Starlette:
+    """The server for a workspace.
+
+    ``executor`` takes the place of the local pool; ``fixed_tokens`` maps tokens that are accepted as they
+    are to canvases (the demo's).
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        access = Access(settings.state_dir, fixed=fixed_tokens or {})
+        cache = Cache.open(settings.cache_dir, settings.cache_size, settings.memory_cache)
+        try:
+            async with executor or _local_pool(settings) as running:
+                catalog = Catalog(settings.workspace)
+                app.state.services = Services(settings, access, catalog, cache, running)
+                for name in catalog.names():
+                    for problem in catalog.load(name).problems:
+                        log.warning("%s/%s", name, problem)
+                yield
+        finally:
+            await cache.close()
+            access.close()
+
+    def services() -> Services:
+        return cast(Services, app.state.services)
+
+    shared = SharedRoutes(services)
+    app = Starlette(
+        routes=[
+            Route("/", home),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Mount("/static", _Static(directory=STATIC), middleware=[Middleware(GZipMiddleware)]),
+            Mount("/server/v1/realtime-shared", shared),
+            Mount("/server", _nothing_here),
+            Mount("/", shared),
+        ],
+        exception_handlers={
+            TileServerError: _failed,
+            HTTPException: _refused,
+        },
+        middleware=[
+            Middleware(Edge, allows_host=settings.allows_host, cors_origins=settings.cors_origins)
+        ],
+        lifespan=lifespan,
+    )
+    app.state.public_url = settings.public_url
+    app.state.hidden = _hidden_paths(settings)
+    app.state.fixed_tokens = dict(fixed_tokens or {})
+    return app
+
+
+def _local_pool(settings: Settings) -> LocalPool:
+    return LocalPool(
+        state_dir=settings.state_dir,
+        workers=settings.workers,
+        queue_limit=settings.queue_limit,
+        queue_time_limit=settings.queue_time_limit,
+        output_limit=settings.output_limit,
+        log_limit=settings.log_limit,
+    )
+
+
+# -- routes of the server itself
+
+
+async def home(request: Request) -> Response:
+    """What this is; the demo's UDFs where it is the demo."""
+    request.state.facts["route"] = "home"
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"name": "tileserver", "version": __version__})
+    nonce = pages.new_nonce()
+    page = pages.home_page(__version__, sorted(request.app.state.fixed_tokens), nonce)
+    return HTMLResponse(page, headers=pages.headers(nonce))
+
+
+async def healthz(request: Request) -> Response:
+    """Alive."""
+    request.state.facts["route"] = "healthz"
+    return JSONResponse({"status": "ok"}, headers={"cache-control": "no-store"})
+
+
+async def readyz(request: Request) -> Response:
+    """Able to run a UDF; asked of the pool's book-keeping, not of a worker."""
+    request.state.facts["route"] = "readyz"
+    ready = request.app.state.services.executor.ready
+    status = {"status": "ready" if ready else "starting"}
+    return JSONResponse(status, 200 if ready else 503, {"cache-control": "no-store"})
+
+
+async def _nothing_here(scope: object, receive: object, send: object) -> None:
+    raise NotFound("no such address")
+
+
+class _Static(StaticFiles):
+    """Our own files; a URL with the version in it never changes its content."""
+
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
+        scope = args[2] if len(args) > 2 else kwargs["scope"]
+        versioned = f"v={__version__}".encode() in cast(dict[str, bytes], scope)["query_string"]
+        age = "public, max-age=31536000, immutable" if versioned else "no-cache"
+        response.headers["cache-control"] = age
+        return response
+
+
+# -- errors become responses here and nowhere else
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TileServerError)
+    if error.status == 500:
+        log.error("internal error: %s", error.message)
+    grant = getattr(request.state, "grant", None)
+    return responses.failure(
+        error,
+        may_read_code=grant is not None and grant.may_read_code,
+        hidden=request.app.state.hidden,
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    allow = {"allow": "GET, HEAD"} if error.status_code == 405 else {}
+    headers = {"cache-control": "no-store", "x-fused-error": str(error.detail), **allow}
+    return JSONResponse({"detail": error.detail}, error.status_code, headers)
+
+
+def _hidden_paths(settings: Settings) -> dict[str, str]:
+    """Paths of this machine and what callers see in their place, the longest first."""
+    libraries = {f"{sysconfig.get_path(name)}/": "" for name in ("purelib", "platlib", "stdlib")}
+    canvases = {f"{settings.workspace / name}/": "" for name in Catalog(settings.workspace).names()}
+    places = {f"{settings.state_dir}/": "", f"{settings.workspace}/": "", f"{Path(__file__).parent}/": ""}
+    everything = {**libraries, **places, **canvases}
+    return dict(sorted(everything.items(), key=lambda item: -len(item[0])))

@@ -1,0 +1,161 @@
+"""Stored results: one door, two tiers, single flight.
+
+``get_or_compute`` decides by age whether a stored result may be used, lets identical requests wait for one
+run, and never stores a failure. Below it a memory tier stands in front of a disk tier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+from tileserver.cache.disk import DiskTier
+from tileserver.cache.memory import MemoryTier
+from tileserver.cache.record import Stored
+from tileserver.protocol import Encoded
+
+__all__ = ["Cache", "CacheTier", "Outcome", "Stored", "clear_disk", "disk_stats"]
+
+Outcome = Literal["hit", "miss", "shared"]
+Compute = Callable[[], Awaitable[Encoded]]
+
+# A result from further in the future than this was stored under another clock, and is of unknown age.
+_CLOCK_SLACK: Final = 5.0
+
+
+class CacheTier(Protocol):
+    """Keeps results by key; forgetting one at any time is allowed, returning a wrong one never."""
+
+    def get(self, key: str) -> Stored | None: ...
+
+    def set(self, stored: Stored, *, tag: str) -> None: ...
+
+    def clear(self) -> int: ...
+
+    def stats(self) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+class Cache:
+    """Used from one event loop. ``tiers`` come fastest first."""
+
+    def __init__(self, *tiers: CacheTier, clock: Callable[[], float] = time.time) -> None:
+        self._tiers = tiers
+        self._clock = clock
+        self._flights: dict[str, asyncio.Task[Stored]] = {}
+        self._counts = {"hit": 0, "miss": 0, "shared": 0}
+
+    @classmethod
+    def open(cls, folder: Path, disk_size: int, memory_size: int) -> Cache:
+        """A memory tier in front of a disk tier in ``folder``; sizes are bytes."""
+        return cls(MemoryTier(memory_size, folder), DiskTier(folder, disk_size))
+
+    async def get_or_compute(
+        self, key: str, compute: Compute, *, tag: str, max_age: int
+    ) -> tuple[Stored, Outcome]:
+        """A stored result no older than ``max_age`` seconds, that of a run under way, or that of a run of
+        its own. An age of zero always runs, and stores nothing.
+
+        A run goes on when whoever began it leaves: others may wait for it, and it is stored. Results that
+        depend on their caller (``meta["read_caller"]``) and answers of status 400 and above are neither
+        stored nor shared. What ``compute`` raises goes to everybody who waited for it.
+        """
+        if max_age == 0:
+            return self._counted(await self._run(key, compute), "miss")
+        stored = self._stored(key, max_age)
+        if stored is not None:
+            return self._counted(stored, "hit")
+        flight = self._flights.get(key)
+        if flight is not None:
+            joined = await asyncio.shield(flight)
+            if _for_everybody(joined):
+                return self._counted(joined, "shared")
+            return self._counted(await self._run(key, compute), "miss")
+        flight = asyncio.create_task(self._run_and_store(key, compute, tag))
+        self._flights[key] = flight
+        flight.add_done_callback(lambda done: self._landed(key, done))
+        return self._counted(await asyncio.shield(flight), "miss")
+
+    def stats(self) -> dict[str, Any]:
+        """Outcomes so far, and what each tier holds."""
+        return {**self._counts, **{type(tier).__name__: tier.stats() for tier in self._tiers}}
+
+    async def close(self) -> None:
+        """End runs under way and finish what is being written."""
+        for flight in tuple(self._flights.values()):
+            flight.cancel()
+        await asyncio.gather(*self._flights.values(), return_exceptions=True)
+        for tier in self._tiers:
+            await asyncio.to_thread(tier.close)
+
+    def _stored(self, key: str, max_age: int) -> Stored | None:
+        for number, tier in enumerate(self._tiers):
+            stored = tier.get(key)
+            if stored is not None and self._is_fresh(stored, max_age):
+                for faster in self._tiers[:number]:
+                    faster.set(stored, tag="")
+                return stored
+        return None
+
+    def _is_fresh(self, stored: Stored, max_age: int) -> bool:
+        return -_CLOCK_SLACK <= self._clock() - stored.encoded.created <= max_age
+
+    async def _run(self, key: str, compute: Compute) -> Stored:
+        encoded = await compute()
+        return Stored(key, encoded, _etag(encoded))
+
+    async def _run_and_store(self, key: str, compute: Compute, tag: str) -> Stored:
+        stored = await self._run(key, compute)
+        if _for_everybody(stored):
+            for tier in self._tiers:
+                tier.set(stored, tag=tag)
+        return stored
+
+    def _landed(self, key: str, flight: asyncio.Task[Stored]) -> None:
+        self._flights.pop(key, None)
+        if not flight.cancelled():
+            flight.exception()  # it has been told to those who waited; nobody may be left to ask
+
+    def _counted(self, stored: Stored, outcome: Outcome) -> tuple[Stored, Outcome]:
+        self._counts[outcome] += 1
+        return stored, outcome
+
+
+def _for_everybody(stored: Stored) -> bool:
+    meta = stored.encoded.meta
+    return not meta.get("read_caller") and int(meta.get("status", 200)) < 400
+
+
+def _etag(encoded: Encoded) -> str:
+    """A strong validator of what is sent: body, media type and status."""
+    about = f"{encoded.media_type}\n{encoded.meta.get('status', 200)}\n".encode()
+    digest = hashlib.blake2b(about, digest_size=16)
+    digest.update(encoded.body)
+    return f'"{digest.hexdigest()}"'
+
+
+def disk_stats(folder: Path) -> dict[str, Any]:
+    """What the disk tier in a folder holds."""
+    if not folder.is_dir():
+        return {"folder": str(folder), "entries": 0, "bytes": 0}
+    tier = DiskTier(folder, None)
+    try:
+        return {"folder": str(folder), **tier.stats()}
+    finally:
+        tier.close()
+
+
+def clear_disk(folder: Path) -> int:
+    """Forget all results stored in a folder; a server that uses it forgets them within a second."""
+    if not folder.is_dir():
+        return 0
+    tier = DiskTier(folder, None)
+    try:
+        return tier.clear()
+    finally:
+        tier.close()

@@ -1,0 +1,417 @@
+"""One canvas on disk: its UDFs in both layouts, its modules, settings and problems, and its revisions.
+
+Sources are read and parsed, never executed. What can't be served is listed with its reason and line; it
+never keeps the rest of the canvas from being served.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tileserver import formats
+from tileserver.errors import NotFound, UdfError, UnknownUdf
+from tileserver.protocol import Bundle, Json, Source
+from tileserver.signature import BrokenSource, NotAUdf, Signature, neighbours, read
+from tileserver.udf import Udf, UdfSettings
+
+CANVAS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+MAX_FILES: Final = 10_000
+MAX_SOURCE: Final = 4 * 1024 * 1024
+
+_FOLDER: Final = "."  # the canvas's folder itself, among the paths below it
+_Stamp = tuple[int, int, int, int]  # times of change, size, inode
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that can't be served, and why."""
+
+    path: str
+    reason: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = self.path if self.line is None else f"{self.path}:{self.line}"
+        return f"{where}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """One canvas as it was at one moment. ``broken`` maps names of UDFs to what is wrong with them."""
+
+    name: str
+    folder: Path
+    title: str
+    description: str
+    udfs: Mapping[str, Udf]
+    broken: Mapping[str, Problem]
+    problems: tuple[Problem, ...]
+    bundle: Bundle
+    _stamps: Mapping[str, _Stamp] = field(repr=False)
+    _globs: frozenset[str]
+
+    def find(self, name: str) -> tuple[Udf, str | None]:
+        """The UDF of a URL's name, and the extension where the name had one. An exact name beats a name
+        with an extension.
+
+        :raises UnknownUdf: when there is no such UDF.
+        :raises UnknownFormat: when there is, but not such an extension.
+        :raises UdfError: when its source is broken.
+        """
+        stem, _, extension = name.rpartition(".")
+        if name not in self.udfs and name not in self.broken and stem:
+            self._refuse_sidecar(name)
+            if stem in self.udfs or stem in self.broken:
+                return self._working(stem), formats.named(extension).name
+            raise UnknownUdf(f"no UDF called {stem!r} here")
+        return self._working(name), None
+
+    def _working(self, name: str) -> Udf:
+        if name in self.broken:
+            problem = self.broken[name]
+            kind = problem.reason.partition(":")[0]
+            raise UdfError(problem.reason, exception_class=kind, lineno=problem.line)
+        if name not in self.udfs:
+            raise UnknownUdf(f"no UDF called {name!r} here")
+        return self.udfs[name]
+
+    def _refuse_sidecar(self, name: str) -> None:
+        for extension in formats.SIDECARS:
+            if name.endswith(f".{extension}") and name.removesuffix(f".{extension}"):
+                raise NotFound(f"there is no .{extension} beside a UDF")
+
+    def unchanged(self, asked: str) -> bool:
+        """Whether the folder and the file behind a URL's name are still what was read."""
+        name = asked if asked in self.udfs or asked in self.broken else asked.rpartition(".")[0]
+        source = self.bundle.udfs.get(name)
+        path = source.path if source is not None else f"{name}.py"
+        return all(self._stamps.get(p) == _stamp(self.folder / p) for p in (_FOLDER, path))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A source and what it is: a UDF with a ``signature``, broken with a ``problem``, else a module.
+    ``neighbours`` and ``computed`` are as in ``Signature``."""
+
+    text: str
+    digest: str
+    signature: Signature | None = None
+    problem: Problem | None = None
+    neighbours: frozenset[str] = frozenset()
+    computed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A source whose name may be asked for; ``folder`` is set in Fused's layout."""
+
+    name: str
+    path: str
+    folder: str | None = None
+
+
+def has_udf(folder: Path) -> bool:
+    """Whether a folder looks like a canvas: cheap, so it may be wrong about files that say ``udf``."""
+    flat = any(_mentions_udf(path) for path in folder.glob("*.py"))
+    return flat or any(path.stem == path.parent.name for path in folder.glob("*/*.py"))
+
+
+def _mentions_udf(path: Path) -> bool:
+    try:
+        return b"udf" in path.read_bytes()
+    except OSError:
+        return False
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)
+
+
+def read_canvas(folder: Path, previous: Canvas | None) -> Canvas:
+    """Read a canvas; ``previous`` is returned when none of its files has changed."""
+    if previous is not None and previous._stamps == _stamps(folder, previous._globs):
+        return previous
+    return _Reader(folder, _stamps(folder, frozenset())).canvas()
+
+
+def _stamps(folder: Path, globs: frozenset[str]) -> dict[str, _Stamp]:
+    """Stamps of the canvas's files by their path in it, and of the files that globs find."""
+    found = dict(_walk(folder))
+    for pattern in globs:
+        for path in _globbed(folder, pattern):
+            if (stamp := _stamp(path)) is not None:
+                found[str(path)] = stamp
+    return found
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, _Stamp]]:
+    """The canvas's folder, and its files as far as ``MAX_FILES``."""
+    if (stamp := _stamp(folder)) is not None:
+        yield _FOLDER, stamp
+    count = 0
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__pycache__")
+        for name in sorted(files):
+            if name.startswith(".") or name.endswith((".pyc", "~", ".swp")):
+                continue
+            path = Path(root) / name
+            if (stamp := _stamp(path)) is not None:
+                yield path.relative_to(folder).as_posix(), stamp
+                count += 1
+            if count >= MAX_FILES:
+                return
+
+
+class _Reader:
+    """Reads one canvas once."""
+
+    def __init__(self, folder: Path, stamps: dict[str, _Stamp]) -> None:
+        self.folder = folder
+        self.stamps = stamps
+        self.problems: list[Problem] = []
+        self.settings = self._settings()
+        self.files: dict[str, _File] = {}
+        self.metas: dict[str, dict[str, Any]] = {}
+
+    def canvas(self) -> Canvas:
+        table = self.settings
+        candidates = self._read_files()
+        modules = {
+            _module_name(path): path
+            for path, file in self.files.items()
+            if file.signature is None and file.problem is None and _is_module(path, candidates)
+        }
+        sources = {c.name: self._source(c, modules) for c in candidates.values() if self._is_udf(c)}
+        bundle = self._bundle(sources)
+        broken = {
+            c.name: problem for c in candidates.values() if (problem := self.files[c.path].problem) is not None
+        }
+        udfs = {name: self._udf(name, sources, bundle) for name in sources}
+        globs = frozenset(pattern for udf in udfs.values() for pattern in udf.settings.data)
+        return Canvas(
+            name=self.folder.name,
+            folder=self.folder,
+            title=_text(table.get("title")) or self.folder.name,
+            description=_text(table.get("description")),
+            udfs=udfs,
+            broken=broken,
+            problems=(*self.problems, *broken.values()),
+            bundle=bundle,
+            _stamps={**self.stamps, **_stamps(self.folder, globs)},
+            _globs=globs,
+        )
+
+    # -- files
+
+    def _read_files(self) -> dict[str, _Candidate]:
+        candidates: dict[str, _Candidate] = {}
+        for path in self.stamps:
+            if not path.endswith(".py"):
+                continue
+            parts = path.split("/")
+            in_folder = len(parts) == 2 and parts[1] == f"{parts[0]}.py"
+            entry = None
+            if in_folder:
+                self.metas[parts[0]] = self._meta(parts[0])
+                entry = _text(_udf_object(self.metas[parts[0]]).get("entrypoint")) or None
+            self.files[path] = self._read(path, entry)
+            if in_folder or (len(parts) == 1 and self._not_module(path)):
+                candidate = _Candidate(path[:-3].rpartition("/")[2], path, parts[0] if in_folder else None)
+                self._add(candidates, candidate)
+        return candidates
+
+    def _not_module(self, path: str) -> bool:
+        file = self.files[path]
+        return file.signature is not None or file.problem is not None
+
+    def _add(self, candidates: dict[str, _Candidate], candidate: _Candidate) -> None:
+        other = candidates.get(candidate.name)
+        if other is not None:
+            first, second = sorted((other, candidate), key=lambda c: c.folder is not None)
+            self.problems.append(Problem(second.path, f"{first.path} has the same name and is served"))
+            candidate = first
+        candidates[candidate.name] = candidate
+
+    def _read(self, path: str, entry: str | None) -> _File:
+        try:
+            raw = (self.folder / path).read_bytes()
+            if len(raw) > MAX_SOURCE:
+                raise ValueError(f"larger than {MAX_SOURCE} bytes")
+            text = raw.decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            return _File("", "", problem=Problem(path, f"can't be read: {error}"))
+        digest = hashlib.blake2b(raw, digest_size=16).hexdigest()
+        try:
+            signature = read(text, entry)
+        except NotAUdf:
+            return _File(text, digest, None, None, *neighbours(text))
+        except BrokenSource as broken:
+            return _File(text, digest, problem=Problem(path, broken.reason, broken.lineno))
+        return _File(text, digest, signature, None, signature.neighbours, signature.computed)
+
+    def _meta(self, folder: str) -> dict[str, Any]:
+        path = f"{folder}/meta.json"
+        if path not in self.stamps:
+            return {}
+        try:
+            meta = json.loads((self.folder / path).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            self.problems.append(Problem(path, f"is not JSON: {error}"))
+            return {}
+        return meta if isinstance(meta, dict) else {}
+
+    def _settings(self) -> dict[str, Any]:
+        if "canvas.toml" not in self.stamps:
+            return {}
+        try:
+            table = tomllib.loads((self.folder / "canvas.toml").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            self.problems.append(Problem("canvas.toml", f"can't be read: {error}"))
+            return {}
+        for key in table.keys() - {"title", "description", "env", "udf", "public_name"}:
+            self.problems.append(Problem("canvas.toml", f"unknown key {key!r}"))
+        return table
+
+    # -- what they make
+
+    def _is_udf(self, candidate: _Candidate) -> bool:
+        return self.files[candidate.path].signature is not None
+
+    def _source(self, candidate: _Candidate, modules: Mapping[str, str]) -> Source:
+        signature = self.files[candidate.path].signature
+        assert signature is not None
+        own = dict(modules)
+        udf_object: dict[str, Any] = {}
+        if candidate.folder is not None:
+            prefix = f"{candidate.folder}/"
+            for path in self.files:
+                if path.startswith(prefix) and path != candidate.path:
+                    own[_module_name(path.removeprefix(prefix))] = path
+            udf_object = _udf_object(self.metas.get(candidate.folder, {}))
+            for header in _list(udf_object.get("headers")):
+                file = f"{prefix}{_text(header.get('source_file'))}"
+                if file in self.files and _text(header.get("module_name")):
+                    own[header["module_name"]] = file
+        stored = udf_object.get("parameters")
+        defaults = {**signature.defaults, **(stored if isinstance(stored, dict) else {})}
+        return Source(path=candidate.path, entry=signature.entry, modules=own, defaults=defaults)
+
+    def _bundle(self, sources: Mapping[str, Source]) -> Bundle:
+        files = {path: file.text for path, file in self.files.items() if file.digest}
+        environment = {
+            str(name): str(value)
+            for name, value in _table(self.settings.get("env")).items()
+            if isinstance(value, str | int | float)
+        }
+        facts = [
+            *({path: file.digest for path, file in self.files.items()}, environment),
+            {name: [s.path, s.entry, dict(s.modules), dict(s.defaults)] for name, s in sources.items()},
+        ]
+        return Bundle(
+            id=_digest(facts),
+            canvas=self.folder.name,
+            folder=str(self.folder),
+            files=files,
+            udfs=dict(sources),
+            environment=environment,
+        )
+
+    def _udf(self, name: str, sources: Mapping[str, Source], bundle: Bundle) -> Udf:
+        signature = self.files[sources[name].path].signature
+        assert signature is not None
+        settings = self._udf_settings(name)
+        first, _, rest = signature.doc.partition("\n")
+        return Udf(
+            canvas=self.folder.name,
+            name=name,
+            revision=_digest([self._code(name, sources), self._data(settings), repr(settings), bundle.environment]),
+            signature=signature,
+            settings=settings,
+            title=first.strip().rstrip(".") or name,
+            description=rest.strip(),
+            defaults=sources[name].defaults,
+        )
+
+    def _udf_settings(self, name: str) -> UdfSettings:
+        table = _table(_table(self.settings.get("udf")).get(name))
+        try:
+            return UdfSettings.from_table(table)
+        except ValueError as error:
+            self.problems.append(Problem("canvas.toml", f"[udf.{name}] {error}"))
+            return UdfSettings()
+
+    def _code(self, name: str, sources: Mapping[str, Source]) -> list[Json]:
+        """Digests of the UDF's source, its modules, and the neighbours it names, theirs included."""
+        seen: set[str] = set()
+        pending = [name]
+        paths: set[str] = set()
+        while pending:
+            source = sources.get(pending.pop())
+            if source is None or source.path in seen:
+                continue
+            seen.add(source.path)
+            used = {source.path, *source.modules.values()}
+            paths |= used
+            for path in used:
+                pending.extend(sources if self.files[path].computed else self.files[path].neighbours)
+        own = sources[name]
+        return [own.entry, dict(own.defaults), [[path, self.files[path].digest] for path in sorted(paths)]]
+
+    def _data(self, settings: UdfSettings) -> list[Json]:
+        """Size and time of everything in the canvas that isn't source, and of the files ``data`` names."""
+        data = {p: s for p, s in self.stamps.items() if not p.endswith((".py", "canvas.toml")) and p != _FOLDER}
+        named = _stamps(self.folder, frozenset(settings.data)) if settings.data else {}
+        outside = {path: stamp for path, stamp in named.items() if path not in self.stamps}
+        return [[path, stamp[0], stamp[2]] for path, stamp in sorted({**data, **outside}.items())]
+
+
+def _globbed(folder: Path, pattern: str) -> list[Path]:
+    """Files that match a glob, absolute or relative to the canvas."""
+    return [Path(path) for path in glob.iglob(str(folder / pattern), recursive=True)]
+
+
+def _is_module(path: str, candidates: Mapping[str, _Candidate]) -> bool:
+    """Whether a source is importable by every UDF of the canvas: at the top, or in a package."""
+    folder = path.partition("/")[0] if "/" in path else ""
+    return not folder or candidates.get(folder) is None or candidates[folder].folder is None
+
+
+def _module_name(path: str) -> str:
+    name = path.removesuffix(".py").replace("/", ".")
+    return name.removesuffix(".__init__")
+
+
+def _udf_object(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """``job_config.steps[0].udf`` of a ``meta.json``."""
+    steps = _list(_table(meta.get("job_config")).get("steps"))
+    return _table(steps[0].get("udf")) if steps else {}
+
+
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _digest(facts: object) -> str:
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

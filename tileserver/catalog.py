@@ -1,0 +1,94 @@
+"""The canvases of a workspace, and whether they have changed.
+
+A canvas is read into an immutable ``Canvas`` (see ``canvas.py``) and read again when its files have
+changed: that is looked at twice a second at most, and for the UDF asked for at every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tileserver.canvas import CANVAS_NAME, Canvas, has_udf, read_canvas
+from tileserver.errors import UnknownUdf
+from tileserver.protocol import Bundle
+from tileserver.udf import Udf
+
+_LOOK_EVERY: Final = 0.5
+
+
+class Found(NamedTuple):
+    """A UDF, the extension that the asked name had, and what a worker needs to run it."""
+
+    udf: Udf
+    extension: str | None
+    bundle: Bundle
+
+
+class Catalog:
+    """The canvases of a workspace."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._workspace = workspace
+        self._canvases: dict[str, tuple[Canvas, float]] = {}
+        self._reading: dict[str, asyncio.Task[Canvas]] = {}
+
+    def names(self) -> list[str]:
+        """Canvases of the workspace: folders with a ``canvas.toml`` or a UDF."""
+        try:
+            entries = sorted(os.scandir(self._workspace), key=lambda entry: entry.name)
+        except OSError:
+            return []
+        return [entry.name for entry in entries if entry.is_dir() and self._is_canvas(entry.name)]
+
+    def _is_canvas(self, name: str) -> bool:
+        folder = self._workspace / name
+        if not CANVAS_NAME.fullmatch(name) or not folder.is_dir():
+            return False
+        return (folder / "canvas.toml").is_file() or has_udf(folder)
+
+    def load(self, name: str) -> Canvas:
+        """Read a canvas now.
+
+        :raises UnknownUdf: when the workspace has no such canvas.
+        """
+        if not self._is_canvas(name):
+            self._canvases.pop(name, None)
+            raise UnknownUdf(f"the workspace has no canvas called {name!r}")
+        known = self._canvases.get(name)
+        canvas = read_canvas(self._workspace / name, known[0] if known else None)
+        self._canvases[name] = (canvas, time.monotonic())
+        return canvas
+
+    async def canvas(self, name: str) -> Canvas:
+        """A canvas as it was at most half a second ago.
+
+        :raises UnknownUdf: when the workspace has no such canvas.
+        """
+        known = self._canvases.get(name)
+        if known is not None and time.monotonic() - known[1] < _LOOK_EVERY:
+            return known[0]
+        return await self._refreshed(name)
+
+    async def resolve(self, canvas: str, name: str) -> Found:
+        """The UDF of a URL's name as its file is now.
+
+        :raises UnknownUdf: see ``Canvas.find`` for this and the others.
+        :raises UnknownFormat: for an unknown extension.
+        :raises UdfError: for a broken source.
+        """
+        current = await self.canvas(canvas)
+        if not current.unchanged(name):
+            current = await self._refreshed(canvas)
+        return Found(*current.find(name), current.bundle)
+
+    async def _refreshed(self, name: str) -> Canvas:
+        reading = self._reading.get(name)
+        if reading is None:
+            reading = asyncio.ensure_future(asyncio.to_thread(self.load, name))
+            self._reading[name] = reading
+            reading.add_done_callback(lambda _: self._reading.pop(name, None))
+        return await asyncio.shield(reading)

@@ -1,0 +1,126 @@
+"""What every answer carries, whatever made it: one plain ASGI middleware at the outer edge.
+
+It refuses foreign Host headers, answers preflight requests, adds the CORS and safety headers, times the
+request and writes its log line. Log lines name the canvas and UDF, never a token or a query.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("tileserver.access")
+
+_EXPOSED = (
+    "ETag, Content-Length, Content-Range, Server-Timing, x-cache, x-fused-metadata, x-fused-cached,"
+    " x-fused-error, x-fused-request-id"
+)
+_ALWAYS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_PREFLIGHT = {
+    "access-control-allow-methods": "GET, HEAD, OPTIONS",
+    "access-control-allow-headers": "Authorization, Range, If-None-Match, If-Match, If-Range,"
+    " X-Fused-Cache-Disable, Fused-Py-Version, Fused-Recursion",
+    "access-control-max-age": "86400",
+}
+
+
+class Edge:
+    """Wraps the application. ``cors_origins`` is ``("*",)`` or a list; () turns CORS off."""
+
+    def __init__(
+        self, app: ASGIApp, *, allows_host: Callable[[str], bool], cors_origins: Iterable[str]
+    ) -> None:
+        self.app = app
+        self.allows_host = allows_host
+        self.cors_origins = frozenset(cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        scope.setdefault("state", {})
+        facts = scope["state"]["facts"] = {"timings": {}}
+        request_id = uuid.uuid4().hex
+        status, begun = 500, False
+        cors = self._cors(scope)
+
+        async def finish(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+                headers = MutableHeaders(raw=message["headers"])
+                headers.update({**_ALWAYS, **cors, "x-fused-request-id": request_id})
+                if cors and "*" not in self.cors_origins:
+                    headers.add_vary_header("Origin")
+                facts["timings"]["total"] = 1000 * (time.perf_counter() - started)
+                headers["server-timing"] = _server_timing(facts["timings"])
+                message["headers"] = headers.raw
+            await send(message)
+
+        try:
+            await (self._early(scope, cors) or self.app)(scope, receive, finish)
+        except Exception:  # the last place: the caller learns nothing of it, the log everything
+            log.exception("internal error in request %s", request_id)
+            if not begun:
+                await _refusal(500, "internal server error")(scope, receive, finish)
+        finally:
+            _log(scope, status, request_id, facts)
+
+    def _early(self, scope: Scope, cors: Mapping[str, str]) -> ASGIApp | None:
+        """An answer that needs no application: a foreign host, or a preflight request."""
+        headers = Headers(scope=scope)
+        if not self.allows_host(headers.get("host", "")):
+            return _refusal(400, "this server does not answer for this Host (allowed_hosts)")
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers and cors:
+            return Response(status_code=204, headers=_PREFLIGHT)
+        return None
+
+    def _cors(self, scope: Scope) -> dict[str, str]:
+        """CORS headers of a shared route; other routes get none."""
+        path: str = scope["path"]
+        platform = path.startswith("/server/v1/") and not path.startswith("/server/v1/realtime-shared/")
+        if platform or not self.cors_origins:
+            return {}
+        origin = Headers(scope=scope).get("origin")
+        if "*" in self.cors_origins:
+            return {"access-control-allow-origin": "*", "access-control-expose-headers": _EXPOSED}
+        if origin in self.cors_origins:
+            return {"access-control-allow-origin": origin, "access-control-expose-headers": _EXPOSED}
+        return {}
+
+
+def _refusal(status: int, text: str) -> Response:
+    headers = {"x-fused-error": text, "cache-control": "no-store", "content-type": "application/json"}
+    return Response(json.dumps({"detail": text}), status, headers)
+
+
+def _server_timing(timings: Mapping[str, float]) -> str:
+    return ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in timings.items())
+
+
+def _log(scope: Scope, status: int, request_id: str, facts: Mapping[str, object]) -> None:
+    if not log.isEnabledFor(logging.INFO):
+        return
+    timings = facts["timings"]
+    assert isinstance(timings, dict)
+    fields = {
+        "method": scope["method"],
+        "route": facts.get("route", "other"),
+        "canvas": facts.get("canvas"),
+        "udf": facts.get("udf"),
+        "tile": facts.get("tile"),
+        "status": status,
+        "cache": facts.get("cache"),
+        "ms": round(timings.get("total", 0.0), 2),
+        "id": request_id,
+    }
+    log.info("request", extra={"fields": {k: v for k, v in fields.items() if v is not None}})
+

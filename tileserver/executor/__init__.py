@@ -1,0 +1,38 @@
+"""Running jobs somewhere: the seam between the server and whatever executes UDF code."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from tileserver.protocol import Bundle, Encoded, Job
+
+
+class Executor(Protocol):
+    """Runs jobs of canvases; entering it makes it ready, leaving it ends every process it started."""
+
+    async def run(self, job: Job, bundle: Bundle) -> Encoded:
+        """Run one job.
+
+        ``meta`` of the answer has ``stdout``, ``stderr``, ``queue_ms`` and ``run_ms`` besides what the
+        worker said.
+
+        :raises UdfError: when the function failed, took too long or ended its process.
+        :raises BadRequest: when the worker refused the request before running anything.
+        :raises Overloaded: when the queue is full or the wait in it too long.
+        """
+        ...
+
+    def stats(self) -> dict[str, Any]: ...
+
+    @property
+    def ready(self) -> bool: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

@@ -1,0 +1,464 @@
+"""A pool of child processes on this machine: who runs what, in which order, and for how long.
+
+A worker serves one canvas from its first run until it is retired, one run at a time. Beyond its time
+limit a run's worker is killed and replaced. Runs that find no worker wait: first come, first served
+within a canvas, canvases in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tileserver import errors
+from tileserver.errors import Overloaded, TileServerError, UdfError, UdfKilled, UdfTimeout
+from tileserver.executor.channel import Channel, ChannelClosed, Drain
+from tileserver.protocol import Bundle, Encoded, Job
+
+log = logging.getLogger("tileserver.executor")
+
+_SPARE: Final = 2  # workers of no canvas kept ready
+_RUNS_BEFORE_RETIRING: Final = 5000
+_EXIT_WAIT: Final = 0.5
+_START_LIMIT: Final = 60.0
+
+# What a worker inherits of the server's environment. Never secrets: UDF code can read all of it.
+_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_WORKER_SETTINGS: Final = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # the default one reserves a GiB of address space
+    "MALLOC_ARENA_MAX": "2",
+    "OPENBLAS_NUM_THREADS": "1",  # a pool of processes already uses every core
+    "OMP_NUM_THREADS": "1",
+    "GDAL_CACHEMAX": "128",  # MB, for each worker
+    "PYTHONUNBUFFERED": "",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "MPLBACKEND": "agg",
+}
+
+
+@dataclass(slots=True)
+class _Worker:
+    pid: int
+    channel: Channel
+    stdout: Drain
+    stderr: Drain
+    exited: asyncio.Future[int]
+    canvas: str | None = None
+    bundle: str | None = None
+    runs: int = 0
+    last_udf: str = ""
+    busy: bool = False
+    gone: bool = False
+
+    @property
+    def usable(self) -> bool:
+        return not (self.gone or self.channel.closed.done())
+
+
+@dataclass(slots=True)
+class _Waiting:
+    job: Job
+    worker: asyncio.Future[_Worker]
+    since: float = field(default_factory=time.monotonic)
+
+
+class LocalPool:
+    """The default executor. ``state_dir`` holds scratch space and the caches of ``@fused.cache``."""
+
+    def __init__(
+        self,
+        *,
+        state_dir: Path,
+        workers: int = 8,
+        queue_limit: int = 256,
+        queue_time_limit: float = 30.0,
+        output_limit: int = 256 * 2**20,
+        log_limit: int = 2**20,
+    ) -> None:
+        self._scratch = state_dir / "scratch"
+        self._udf_cache = state_dir / "udf-cache"
+        self._size = workers
+        self._queue_limit = queue_limit
+        self._queue_time_limit = queue_time_limit
+        self._output_limit = output_limit
+        self._log_limit = log_limit
+        self._workers: dict[int, _Worker] = {}
+        self._forking: dict[int, asyncio.Future[int]] = {}
+        self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._replenishing: asyncio.Task[None] | None = None
+        self._tickets = 0
+        self._closing = False
+        self._counts = {"runs": 0, "failed": 0, "timeouts": 0, "killed": 0, "retired": 0, "refused": 0}
+
+    # -- lifetime
+
+    async def __aenter__(self) -> Self:
+        for folder in (self._scratch, self._udf_cache):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._start_zygote()
+        self._replenish()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing = True
+        if self._replenishing is not None:
+            self._replenishing.cancel()
+        for waiting in [w for queue in self._queues.values() for w in queue]:
+            waiting.worker.cancel()
+        self._stop_control()
+        for worker in tuple(self._workers.values()):
+            self._discard(worker)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._zygote.wait(), 5)
+        if self._zygote.returncode is None:
+            self._zygote.kill()
+            await self._zygote.wait()
+
+    @property
+    def ready(self) -> bool:
+        return any(worker.usable for worker in self._workers.values())
+
+    def stats(self) -> dict[str, Any]:
+        workers = [w for w in self._workers.values() if w.usable]
+        return {
+            **self._counts,
+            "workers": len(workers),
+            "busy": sum(w.busy for w in workers),
+            "queued": sum(len(queue) for queue in self._queues.values()),
+        }
+
+    # -- running
+
+    async def run(self, job: Job, bundle: Bundle) -> Encoded:
+        """See ``Executor.run``."""
+        arrived = time.monotonic()
+        worker = await self._acquire(job)
+        started = time.monotonic()
+        try:
+            encoded = await self._run_on(worker, job, bundle)
+        finally:
+            self._release(worker)
+        took = {
+            "queue_ms": round(1000 * (started - arrived), 3),
+            "wall_ms": round(1000 * (time.monotonic() - started), 3),
+        }
+        return Encoded(encoded.body, encoded.media_type, encoded.created, {**encoded.meta, **took})
+
+    async def _run_on(self, worker: _Worker, job: Job, bundle: Bundle) -> Encoded:
+        self._counts["runs"] += 1
+        worker.runs += 1
+        worker.last_udf = job.udf
+        worker.stdout.take()  # what an earlier run's left-overs wrote is nobody's
+        worker.stderr.take()
+        try:
+            async with asyncio.timeout(job.time_limit):
+                if worker.bundle != bundle.id:
+                    worker.channel.send({"type": "bundle"}, json.dumps(bundle.to_json()).encode())
+                    worker.bundle = bundle.id
+                header, body = await worker.channel.request(
+                    {"type": "run"}, json.dumps(job.to_json()).encode()
+                )
+        except TimeoutError:
+            self._counts["timeouts"] += 1
+            text = f"TimeoutError: {job.udf} ran longer than its limit of {job.time_limit:g} s"
+            failure = self._with_output(UdfTimeout(text), worker)
+            self._kill(worker)
+            raise failure from None
+        except ChannelClosed:
+            self._counts["killed"] += 1
+            text = f"the worker process ended in the middle of the run: {await self._exit_reason(worker)}"
+            raise self._with_output(UdfKilled(text), worker) from None
+        except asyncio.CancelledError:
+            self._kill(worker)
+            raise
+        if header.get("type") == "result":
+            output = {"stdout": worker.stdout.take(), "stderr": worker.stderr.take()}
+            meta = {**header["meta"], **output}
+            return Encoded(body, str(header["media_type"]), float(header["created"]), meta)
+        self._counts["failed"] += 1
+        raise self._with_output(_failure(header), worker)
+
+    @staticmethod
+    def _with_output(failure: TileServerError, worker: _Worker) -> TileServerError:
+        if isinstance(failure, UdfError):
+            failure.stdout, failure.stderr = worker.stdout.take(), worker.stderr.take()
+        return failure
+
+    async def _exit_reason(self, worker: _Worker) -> str:
+        try:
+            status = await asyncio.wait_for(asyncio.shield(worker.exited), _EXIT_WAIT)
+        except (TimeoutError, asyncio.CancelledError):
+            self._kill(worker)
+            return "it broke the connection"
+        if status < 0:
+            return f"killed by {signal.Signals(-status).name}"
+        return f"it exited with status {status}"
+
+    # -- who runs next
+
+    async def _acquire(self, job: Job) -> _Worker:
+        queue = self._queues.setdefault(job.canvas, deque())
+        if len(queue) >= self._queue_limit:
+            self._counts["refused"] += 1
+            raise Overloaded(f"{len(queue)} runs of this canvas are waiting already (queue_limit)")
+        waiting = _Waiting(job, asyncio.get_running_loop().create_future())
+        queue.append(waiting)
+        self._dispatch()
+        try:
+            async with asyncio.timeout(self._queue_time_limit):
+                return await waiting.worker
+        except TimeoutError:
+            self._counts["refused"] += 1
+            raise Overloaded(
+                f"no worker became free within {self._queue_time_limit:g} s (queue_time_limit)", retry_after=5
+            ) from None
+        except asyncio.CancelledError:
+            if waiting.worker.done() and not waiting.worker.cancelled():
+                self._release(waiting.worker.result())
+            raise
+        finally:
+            with suppress(ValueError):
+                queue.remove(waiting)
+            if not queue and self._queues.get(job.canvas) is queue:
+                del self._queues[job.canvas]
+
+    def _dispatch(self) -> None:
+        """Hand idle workers to those who wait, one canvas after the other."""
+        progress = True
+        while progress:
+            progress = False
+            for canvas, queue in tuple(self._queues.items()):
+                while queue and queue[0].worker.done():
+                    queue.popleft()
+                if not queue:
+                    continue
+                worker = self._worker_for(queue[0].job)
+                if worker is None:
+                    continue
+                worker.busy, worker.canvas = True, canvas
+                queue.popleft().worker.set_result(worker)
+                self._queues.move_to_end(canvas)
+                progress = True
+        self._replenish()
+
+    def _worker_for(self, job: Job) -> _Worker | None:
+        """An idle worker of the canvas, best the last to run this UDF; else one of no canvas."""
+        idle = [w for w in self._workers.values() if w.usable and not w.busy]
+        own = [w for w in idle if w.canvas == job.canvas]
+        for worker in own:
+            if worker.last_udf == job.udf and worker.bundle == job.bundle:
+                return worker
+        if own:
+            return own[-1]
+        return next((w for w in idle if w.canvas is None), None)
+
+    def _release(self, worker: _Worker) -> None:
+        worker.busy = False
+        if not worker.usable:
+            self._discard(worker)
+        elif worker.runs >= _RUNS_BEFORE_RETIRING:
+            self._counts["retired"] += 1
+            self._kill(worker)
+        if not self._closing:
+            self._dispatch()
+
+    # -- workers come and go
+
+    def _replenish(self) -> None:
+        under_way = self._replenishing is not None and not self._replenishing.done()
+        if not (self._closing or under_way) and self._make_room() > 0:
+            self._replenishing = asyncio.create_task(self._fork_until_enough())
+            self._replenishing.add_done_callback(_log_failure)
+
+    def _make_room(self) -> int:
+        """How many workers to fork now: for those who wait, and a few spare ones. Where the pool is full
+        while somebody waits, an idle worker of another canvas goes."""
+        usable = [w for w in self._workers.values() if w.usable]
+        spare = sum(w.canvas is None and not w.busy for w in usable)
+        waiting = sum(len(queue) for queue in self._queues.values())
+        missing = max(waiting, _SPARE) - spare
+        room = self._size - len(usable)
+        if room <= 0 and waiting and spare == 0:
+            idle = (w for w in usable if not w.busy and w.canvas not in self._queues)
+            evicted = next(idle, None)
+            if evicted is not None:
+                self._counts["retired"] += 1
+                self._kill(evicted)
+                room = 1
+        return min(missing, room)
+
+    async def _fork_until_enough(self) -> None:
+        while not self._closing and self._make_room() > 0:
+            await self._fork()
+            self._dispatch()
+
+    async def _fork(self) -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        self._tickets += 1
+        pid_known: asyncio.Future[int] = loop.create_future()
+        self._forking[self._tickets] = pid_known
+        stdout, stderr = Drain(out_read, self._log_limit), Drain(err_read, self._log_limit)
+        try:
+            request = json.dumps({"fork": self._tickets}).encode()
+            socket.send_fds(self._control, [request], [theirs.fileno(), out_write, err_write])
+            pid = await asyncio.wait_for(pid_known, _START_LIMIT)
+        except BaseException:
+            ours.close()
+            stdout.close()
+            stderr.close()
+            raise
+        finally:
+            self._forking.pop(self._tickets, None)
+            theirs.close()
+            os.close(out_write)
+            os.close(err_write)
+        ours.setblocking(False)
+        _, channel = await loop.create_unix_connection(lambda: Channel(self._output_limit), sock=ours)
+        worker = _Worker(pid, channel, stdout, stderr, loop.create_future())
+        self._workers[pid] = worker
+        channel.closed.add_done_callback(lambda _: self._lost(worker))
+
+    def _lost(self, worker: _Worker) -> None:
+        """The channel is gone: whoever runs on it is told by its own request."""
+        if not worker.busy:
+            self._discard(worker)
+        if not self._closing:
+            self._dispatch()
+
+    def _kill(self, worker: _Worker) -> None:
+        with suppress(OSError):
+            self._control.send(json.dumps({"kill": worker.pid}).encode())
+        self._discard(worker)
+
+    def _discard(self, worker: _Worker) -> None:
+        worker.gone = True
+        worker.channel.close()
+        worker.stdout.close()
+        worker.stderr.close()
+        if worker.exited.done():
+            self._workers.pop(worker.pid, None)
+
+    # -- the zygote
+
+    async def _start_zygote(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        limits = {"output_limit": self._output_limit, "udf_cache": str(self._udf_cache)}
+        self._started: asyncio.Future[int] = loop.create_future()
+        self._zygote = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tileserver.worker", str(theirs.fileno()), json.dumps(limits)),
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._environment(),
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+        theirs.close()
+        loop.add_reader(self._control, self._hear)
+        try:
+            await asyncio.wait_for(self._started, _START_LIMIT)
+        except TimeoutError:
+            self._zygote.kill()
+            raise TileServerError("the worker processes did not start within a minute") from None
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        places = {"HOME": str(self._scratch), "TMPDIR": str(self._scratch)}
+        return {**inherited, **_WORKER_SETTINGS, **places, "MPLCONFIGDIR": str(self._scratch)}
+
+    def _hear(self) -> None:
+        """Read what the zygote tells: that it is ready, that a child was forked, that one exited."""
+        while True:
+            try:
+                text = self._control.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                text = b""
+            if not text:
+                self._zygote_lost()
+                return
+            self._heard(json.loads(text))
+
+    def _heard(self, message: Mapping[str, Any]) -> None:
+        if "ready" in message:
+            self._started.set_result(message["ready"])
+        elif "forked" in message:
+            known = self._forking.get(message["forked"])
+            if known is not None and not known.done():
+                known.set_result(message["pid"])
+        else:
+            worker = self._workers.get(message["exited"])
+            if worker is not None and not worker.exited.done():
+                worker.exited.set_result(message["status"])
+                if not worker.busy:
+                    self._discard(worker)
+
+    def _zygote_lost(self) -> None:
+        """Its children die with it; start another one."""
+        self._stop_control()
+        if not self._started.done():
+            self._started.set_exception(TileServerError("the worker processes ended while starting"))
+            return
+        for pending in self._forking.values():
+            if not pending.done():
+                pending.set_exception(TileServerError("the worker processes were restarted"))
+        if not self._closing:
+            log.warning("the process that forks workers ended; starting another one")
+            for worker in tuple(self._workers.values()):
+                if not worker.exited.done():
+                    worker.exited.set_result(-signal.SIGKILL)
+                self._discard(worker)
+            self._restart = asyncio.create_task(self._restart_zygote())
+            self._restart.add_done_callback(_log_failure)
+
+    async def _restart_zygote(self) -> None:
+        await self._start_zygote()
+        self._dispatch()
+
+    def _stop_control(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._control)
+        self._control.close()
+
+
+def _failure(header: Mapping[str, Any]) -> TileServerError:
+    """The exception that a worker described; an unknown class is an ordinary failure of the UDF."""
+    kind = getattr(errors, str(header.get("class")), UdfError)
+    message = str(header.get("message"))
+    if kind is errors.BadRequest or kind is errors.UnknownFormat:
+        return errors.BadRequest(message)
+    if not (isinstance(kind, type) and issubclass(kind, UdfError)):
+        kind = UdfError
+    lineno = header.get("lineno")
+    return kind(
+        message,
+        exception_class=str(header.get("exception_class") or ""),
+        lineno=lineno if isinstance(lineno, int) else None,
+        traceback=str(header.get("traceback") or ""),
+    )
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("a worker could not be started: %s", task.exception())

@@ -1,0 +1,58 @@
+"""What the run under way is, for the names in ``fused`` that need to know.
+
+A worker does one run at a time, so this is a plain global: threads and tasks that a UDF starts see it
+too. Only the chain of nested neighbours belongs to its own context, since threads may nest side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from tileserver.protocol import Bundle, Job
+
+
+@dataclass(slots=True)
+class Run:
+    """``read_caller`` is set once the UDF has looked at its caller; ``loaded`` holds the neighbours that
+    it has loaded, by name."""
+
+    job: Job
+    bundle: Bundle
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    read_caller: bool = False
+    loaded: dict[str, Any] = field(default_factory=dict)
+
+
+nested: ContextVar[tuple[str, ...]] = ContextVar("nested", default=())
+_run: Run | None = None
+
+
+@contextmanager
+def running(job: Job, bundle: Bundle) -> Iterator[Run]:
+    """Make this run the current one."""
+    global _run
+    _run = Run(job, bundle)
+    try:
+        yield _run
+    finally:
+        _run = None
+
+
+def udf_name() -> str:
+    """The UDF that is running here: the one asked for, or the innermost neighbour."""
+    chain = nested.get()
+    return chain[-1] if chain else current().job.udf
+
+
+def current() -> Run:
+    """The run under way.
+
+    :raises RuntimeError: outside of one.
+    """
+    if _run is None:
+        raise RuntimeError("this part of fused works only while a UDF runs")
+    return _run

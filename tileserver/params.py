@@ -1,0 +1,257 @@
+"""From a query to a ``Call``: reserved names, arguments, format preference, render options, age.
+
+Pure: knows the UDF's signature, never its values. What a caller's request comes down to is one frozen
+``Call``, whose ``cache_key`` is the same for every spelling of the same request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+from urllib.parse import parse_qsl
+
+from mercantile import Tile
+
+from tileserver import __version__, formats
+from tileserver.errors import BadRequest
+from tileserver.protocol import DEFAULT_EXTENT, DEFAULT_SIZE, Bundle, Default, Job, Json, RenderOptions
+from tileserver.udf import Udf
+from tileserver.units import parse_duration
+
+QueryItems = Sequence[tuple[str, str]]
+
+DEFAULT_MAX_AGE: Final = 90 * 86400
+MAX_PARAMETERS: Final = 2000
+RESAMPLING: Final = ("nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mode")
+
+# Never given to a UDF. Names beginning with "_" are reserved too.
+RESERVED: Final = frozenset(
+    {"", "format", "dtype_out_vector", "dtype_out_raster", "dtype_in", "cache_max_age", "cache"}
+    | {"profile", "fused_cache_disable_stream", "fused_session_token"}
+)
+
+
+def is_reserved(name: str) -> bool:
+    return name in RESERVED or name.startswith("_")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What is asked of a UDF: a single run or one tile, with the extension of the path.
+
+    ``scale`` is the n of ``@nx``; ``page`` says that the caller would rather look than parse."""
+
+    tile: Tile | None = None
+    scale: int = 1
+    extension: str | None = None
+    page: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the settings allow a call."""
+
+    time_limit: float = 120.0
+    tile_time_limit: float = 30.0
+    max_tile_pixels: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that is ready to run: arguments are still text, ``max_age`` is the reader's (seconds)."""
+
+    udf: Udf
+    arguments: Mapping[str, Json]
+    tile: Tile | None
+    formats: tuple[str, ...]
+    default: Default
+    options: RenderOptions
+    max_age: int
+    time_limit: float
+    bundle: Bundle
+
+    @property
+    def tag(self) -> str:
+        """What a purge goes by."""
+        return f"{self.udf.canvas}/{self.udf.name}"
+
+    def cache_key(self) -> str:
+        """The same for the same code, arguments, tile, formats and rendering, whoever asks."""
+        facts = [
+            *(__version__, self.udf.canvas, self.udf.name, self.udf.revision),
+            *(self.udf.signature.entry, sorted(self.arguments.items()), self.tile),
+            *(self.formats, self.default, asdict(self.options)),
+        ]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
+
+    def job(self) -> Job:
+        return Job(
+            canvas=self.udf.canvas,
+            bundle=self.bundle.id,
+            udf=self.udf.name,
+            arguments=self.arguments,
+            formats=self.formats,
+            default=self.default,
+            options=self.options,
+            tile=self.tile,
+            time_limit=self.time_limit,
+        )
+
+
+def parse_query(query: bytes) -> list[tuple[str, str]]:
+    """Decode a query string; ``+`` and ``%20`` are both spaces.
+
+    :raises BadRequest: for bytes that aren't UTF-8, or too many parameters.
+    """
+    try:
+        return parse_qsl(
+            query.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=MAX_PARAMETERS,
+        )
+    except UnicodeError:
+        raise BadRequest("the query string is not percent-encoded UTF-8") from None
+    except ValueError:
+        raise BadRequest(f"more than {MAX_PARAMETERS} query parameters") from None
+
+
+def build_call(udf: Udf, bundle: Bundle, address: Address, query: QueryItems, *, limits: Limits) -> Call:
+    """Turn a request for a UDF into a call.
+
+    :raises BadRequest: for a malformed reserved parameter or render option, a size beyond the limit,
+        or a tile of a UDF whose mode is ``single``.
+    :raises UnknownFormat: naming the known ones.
+    """
+    if address.tile is not None and udf.settings.mode == "single":
+        raise BadRequest(f"{udf.name} has mode = single in canvas.toml: it has no tiles")
+    tiled = address.tile is not None
+    limit = limits.tile_time_limit if tiled else limits.time_limit
+    default: Default = "tile" if tiled else "page" if address.page else "data"
+    return Call(
+        udf=udf,
+        arguments={**udf.defaults, **_arguments(udf, query, tiled=tiled)},
+        tile=address.tile,
+        formats=_formats(address.extension, query),
+        default=default,
+        options=_options(udf, query, address.scale, limits.max_tile_pixels),
+        max_age=_max_age(udf, query),
+        time_limit=udf.settings.time_limit or limit,
+        bundle=bundle,
+    )
+
+
+def _arguments(udf: Udf, query: QueryItems, *, tiled: bool) -> dict[str, Json]:
+    signature = udf.signature
+    ignored = signature.filled_by_tile if tiled else frozenset()
+    names = signature.names
+    collected: dict[str, list[str]] = {}
+    for name, value in query:
+        if is_reserved(name) or name in ignored:
+            continue
+        if name in names or (signature.takes_any and not _is_option(name)):
+            collected.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else list(values) for name, values in collected.items()}
+
+
+def _last(query: QueryItems, name: str) -> str | None:
+    return next((value for key, value in reversed(query) if key == name), None)
+
+
+def _formats(extension: str | None, query: QueryItems) -> tuple[str, ...]:
+    if extension is not None:
+        return (formats.named(extension).name,)
+    for name in ("format", ""):
+        wanted = _last(query, name)
+        if wanted:
+            return tuple(dict.fromkeys(formats.named(part).name for part in wanted.split(",") if part))
+    legacy = (("vector", _last(query, "dtype_out_vector")), ("raster", _last(query, "dtype_out_raster")))
+    return tuple(f"{kind}:{formats.named(wanted).name}" for kind, wanted in legacy if wanted)
+
+
+def _max_age(udf: Udf, query: QueryItems) -> int:
+    if not udf.settings.cache or (_last(query, "cache") or "").lower() == "false":
+        return 0
+    asked = _last(query, "cache_max_age")
+    if asked is not None:
+        try:
+            return parse_duration(asked)
+        except ValueError as error:
+            raise BadRequest(f"cache_max_age: {error}") from None
+    for age in (udf.settings.cache_max_age, udf.signature.max_age):
+        if age is not None:
+            return age
+    return DEFAULT_MAX_AGE
+
+
+_OPTIONS: Final = ("rescale", "colormap", "nodata", "resampling", "size", "buffer", "extent")
+
+
+def _is_option(name: str) -> bool:
+    return name in _OPTIONS
+
+
+def _options(udf: Udf, query: QueryItems, scale: int, max_pixels: int) -> RenderOptions:
+    own = udf.signature.names
+    asked = {name: value for name, value in query if name in _OPTIONS and name not in own}
+    size = _whole(asked, "size", 1, max_pixels)
+    options = RenderOptions(
+        size=size or udf.settings.size or DEFAULT_SIZE,
+        exact=size is not None or scale > 1,
+        scale=scale,
+        rescale=tuple(_range(v) for k, v in query if k == "rescale" and k not in own),
+        colormap=asked.get("colormap") or None,
+        nodata=_number("nodata", asked["nodata"]) if asked.get("nodata") else None,
+        resampling=_resampling(asked.get("resampling")),
+        buffer=_or(_whole(asked, "buffer", 0, 4096), udf.settings.buffer),
+        extent=_or(_whole(asked, "extent", 64, 65536), DEFAULT_EXTENT),
+        max_pixels=max_pixels,
+    )
+    if options.pixels > max_pixels:
+        raise BadRequest(
+            f"a tile of {options.pixels} pixels a side is over the limit of {max_pixels} (max_tile_pixels)"
+        )
+    return options
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _whole(asked: Mapping[str, str], name: str, low: int, high: int) -> int | None:
+    text = asked.get(name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+        raise BadRequest(f"{name} takes a whole number from {low} to {high}, not {text[:40]!r}")
+    return int(text)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise BadRequest(f"{name} takes a number, not {text[:40]!r}") from None
+    return number
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, comma, high = text.partition(",")
+    if not comma:
+        raise BadRequest(f"rescale takes min,max, not {text[:40]!r}")
+    pair = (_number("rescale", low), _number("rescale", high))
+    if not (math.isfinite(pair[0]) and math.isfinite(pair[1]) and pair[0] < pair[1]):
+        raise BadRequest(f"rescale takes min,max with min below max, not {text[:40]!r}")
+    return pair
+
+
+def _resampling(text: str | None) -> str:
+    if not text:
+        return "nearest"
+    if text not in RESAMPLING:
+        raise BadRequest(f"resampling takes one of {', '.join(RESAMPLING)}, not {text[:40]!r}")
+    return text

@@ -1,0 +1,184 @@
+"""The one line from an address to bytes: access, catalogue, call, cache, executor.
+
+``admit`` decides access, ``resolve`` turns an address into a call, ``answer`` a call into bytes, and
+``describe`` a call into what map documents say. No step calls the next; only this module knows them all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from mercantile import Tile
+
+from tileserver.access import Access, Credentials, Grant
+from tileserver.cache import Cache, Outcome, Stored
+from tileserver.catalog import Catalog
+from tileserver.documents import Layer
+from tileserver.errors import NotFound, UnknownUdf
+from tileserver.executor import Executor
+from tileserver.formats import FORMATS, PICTURES
+from tileserver.params import Address, Call, Limits, QueryItems, build_call
+from tileserver.protocol import Encoded
+from tileserver.settings import Settings
+from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds
+
+_SAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a request needs; built once by the application's lifespan."""
+
+    settings: Settings
+    access: Access
+    catalog: Catalog
+    cache: Cache
+    executor: Executor
+
+    @property
+    def limits(self) -> Limits:
+        chosen = self.settings
+        return Limits(chosen.time_limit, chosen.tile_time_limit, chosen.max_tile_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a path says: whose token, which UDF (None for tokens of one UDF), and which of its answers."""
+
+    token: str
+    name: str | None
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The bytes of a call, where they came from, and how long each stage took (milliseconds)."""
+
+    stored: Stored
+    outcome: Outcome
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+def admit(target: Target, credentials: Credentials, services: Services) -> Grant:
+    """Who asks, and what they may reach; always decided before any cache is looked at.
+
+    :raises UnknownToken: and ``Unauthorized`` or ``Forbidden``, as the token and credentials deserve.
+    """
+    return services.access.grant(target.token, credentials)
+
+
+async def resolve(target: Target, grant: Grant, query: QueryItems, services: Services) -> Call:
+    """What is asked for.
+
+    :raises UnknownUdf: for a name that the grant does not reach.
+    :raises UdfError: for a UDF whose source is broken.
+    :raises BadRequest: for a malformed request; nothing has run.
+    """
+    found = await services.catalog.resolve(grant.canvas, _name(grant, target.name))
+    if not grant.reaches(found.udf.name):
+        raise UnknownUdf(f"no UDF called {found.udf.name!r} here")
+    address = target.address
+    if found.extension is not None:
+        address = replace(address, extension=found.extension)
+    call = build_call(found.udf, found.bundle, address, query, limits=services.limits)
+    return call if grant.caching else replace(call, max_age=0)
+
+
+def _name(grant: Grant, asked: str | None) -> str:
+    """A token of one UDF names it itself; what its path adds is an extension."""
+    if grant.udf is None:
+        return asked or ""
+    return grant.udf if not asked else f"{grant.udf}.{asked}"
+
+
+async def answer(call: Call, services: Services) -> Answer:
+    """Stored bytes, the bytes of a run under way, or those of a run of its own.
+
+    :raises UdfError: when the function failed.
+    :raises Overloaded: when no worker was free in time.
+    """
+    started = time.perf_counter()
+
+    async def run() -> Encoded:
+        return await services.executor.run(call.job(), call.bundle)
+
+    stored, outcome = await services.cache.get_or_compute(
+        call.cache_key(), run, tag=call.tag, max_age=call.max_age
+    )
+    took = 1000 * (time.perf_counter() - started)
+    meta = stored.encoded.meta
+    if outcome == "hit":
+        return Answer(stored, outcome, {"cache": took})
+    stages = {"queue": meta.get("queue_ms", 0.0), "run": meta.get("run_ms", 0.0)}
+    return Answer(stored, outcome, {"cache": took, **stages, "encode": meta.get("encode_ms", 0.0)})
+
+
+async def describe(call: Call, services: Services) -> Layer:
+    """What map documents say of a UDF: from ``canvas.toml``, else from sample runs from zoom 0 down.
+
+    ``call`` is a tile call; its arguments and formats are those of the document's tiles.
+
+    :raises NotFound: when what the UDF returns is nothing to put on a map.
+    """
+    settings = call.udf.settings
+    sample = await _sample(call, services)
+    kind = sample.meta.get("format", "")
+    if kind != "mvt" and kind not in PICTURES:
+        raise NotFound(f"{call.udf.name} returns {sample.meta.get('kind')}, which is no map layer")
+    box, source = settings.bounds, "canvas.toml"
+    if box is None:
+        box, source = await _data_bounds(call, sample, services)
+    return Layer(
+        name=call.udf.name,
+        title=call.udf.title,
+        description=call.udf.description,
+        format=kind,
+        extension=FORMATS[kind].extensions[0],
+        bounds=box,
+        bounds_source=source,
+        minzoom=settings.minzoom,
+        maxzoom=settings.maxzoom if settings.maxzoom is not None else 22,
+        attribution=settings.attribution,
+        fields=dict(sample.meta.get("fields", {})),
+        revision=call.udf.revision,
+    )
+
+
+async def _sample(call: Call, services: Services) -> Encoded:
+    """The tile that shows most: that of the bounds where they are known, else the whole world."""
+    box = call.udf.settings.bounds
+    tile = bounding_tile(box) if box is not None else Tile(x=0, y=0, z=0)
+    return (await answer(replace(call, tile=tile), services)).stored.encoded
+
+
+async def _data_bounds(call: Call, sample: Encoded, services: Services) -> tuple[Bounds, str]:
+    """Bounds of the data, narrowed down tile by tile as long as that makes them finer."""
+    tile = Tile(x=0, y=0, z=0)
+    box = _bounds_of(sample)
+    if box is None:
+        return WORLD, "world"
+    for _ in range(_SAMPLES - 1):
+        finer = bounding_tile(box)
+        if finer.z <= tile.z or finer.z > min(MAX_ZOOM, call.udf.settings.maxzoom or MAX_ZOOM):
+            break
+        tile = finer
+        narrowed = _bounds_of((await answer(replace(call, tile=tile), services)).stored.encoded)
+        if narrowed is None or _same(narrowed, bounds(tile)):
+            break
+        box = narrowed
+    return box, "samples"
+
+
+def _bounds_of(encoded: Encoded) -> Bounds | None:
+    found = encoded.meta.get("bounds")
+    if not isinstance(found, list) or len(found) != 4:
+        return None
+    west, south, east, north = (float(number) for number in found)
+    clipped = (max(west, WORLD[0]), max(south, WORLD[1]), min(east, WORLD[2]), min(north, WORLD[3]))
+    return clipped if clipped[0] <= clipped[2] and clipped[1] <= clipped[3] else None
+
+
+def _same(one: Bounds, other: Bounds) -> bool:
+    return all(abs(a - b) < 1e-9 for a, b in zip(one, other, strict=True))

@@ -1,0 +1,155 @@
+"""What travels between the server and its workers, and how it is framed.
+
+A frame is two unsigned 32-bit lengths (network order), a JSON header and a raw body. Nothing is ever
+pickled: a worker runs other people's code, so what it sends is data to be checked, not objects.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+from mercantile import Tile
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+LENGTHS: Final = struct.Struct("!II")
+MAX_HEADER: Final = 4 * 1024 * 1024
+
+DEFAULT_SIZE: Final = 256
+DEFAULT_EXTENT: Final = 4096
+DEFAULT_BUFFER: Final = 64
+
+# Which default applies when no format was asked for, or none of those asked for fits.
+Default = Literal["data", "page", "tile"]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """How a value becomes a picture or a vector tile.
+
+    ``size`` is the side of a tile in pixels at ``scale`` 1, and ``exact`` says that an array of another
+    shape must be resampled to it; ``rescale`` holds one (min, max) for all bands or one for each;
+    ``buffer`` and ``extent`` are in tile units; no side of a picture may exceed ``max_pixels``.
+    """
+
+    size: int = DEFAULT_SIZE
+    scale: int = 1
+    exact: bool = False
+    rescale: tuple[tuple[float, float], ...] = ()
+    colormap: str | None = None
+    nodata: float | None = None
+    resampling: str = "nearest"
+    buffer: int = DEFAULT_BUFFER
+    extent: int = DEFAULT_EXTENT
+    max_pixels: int = 4096
+
+    @property
+    def pixels(self) -> int:
+        """Side of the picture to make, in pixels."""
+        return self.size * self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run: which function of which bundle, with which arguments, in which formats.
+
+    ``arguments`` holds text as it came in the query (a list for a repeated key), or plain JSON values
+    where the caller could say more (posted objects, defaults).
+    """
+
+    canvas: str
+    bundle: str
+    udf: str
+    arguments: Mapping[str, Json]
+    formats: tuple[str, ...]
+    default: Default
+    options: RenderOptions = field(default_factory=RenderOptions)
+    tile: Tile | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    recursion: int = 1
+    time_limit: float = 120.0
+
+    def to_json(self) -> dict[str, Any]:
+        header = {name: getattr(self, name) for name in _JOB_PLAIN}
+        header["options"] = asdict(self.options)
+        header["tile"] = None if self.tile is None else [self.tile.z, self.tile.x, self.tile.y]
+        return header
+
+    @classmethod
+    def from_json(cls, header: Mapping[str, Any]) -> Job:
+        options = dict(header["options"])
+        options["rescale"] = tuple((low, high) for low, high in options["rescale"])
+        tile = header["tile"]
+        return cls(
+            **{name: header[name] for name in _JOB_PLAIN if name != "formats"},
+            formats=tuple(header["formats"]),
+            options=RenderOptions(**options),
+            tile=None if tile is None else Tile(z=tile[0], x=tile[1], y=tile[2]),
+        )
+
+
+_JOB_PLAIN: Final = (
+    *("canvas", "bundle", "udf", "arguments", "formats", "default"),
+    *("headers", "recursion", "time_limit"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One UDF of a bundle: where its text is and which function in it to call.
+
+    ``modules`` maps the names it may import to paths in the bundle's ``files``. ``entry`` is None where
+    the text has no usable entry point; ``defaults`` are parameters stored beside the UDF.
+    """
+
+    path: str
+    entry: str | None
+    modules: Mapping[str, str]
+    defaults: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """All sources that a canvas's UDFs may need, sent to a worker once for each ``id``.
+
+    ``folder`` is the working directory of the run; ``files`` maps paths relative to it to text.
+    """
+
+    id: str
+    canvas: str
+    folder: str
+    files: Mapping[str, str]
+    udfs: Mapping[str, Source]
+    environment: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, header: Mapping[str, Any]) -> Bundle:
+        udfs = {name: Source(**source) for name, source in header["udfs"].items()}
+        return cls(**{**header, "udfs": udfs})
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A result as bytes. ``created`` is the time of the run (Unix seconds).
+
+    ``meta`` has plain facts about the run: ``kind``, ``format``, ``stdout``, ``stderr``, ``bounds`` of
+    the data, ``empty``, ``status`` and ``headers`` of a ready-made response, ``run_ms``, ``encode_ms``.
+    """
+
+    body: bytes
+    media_type: str
+    created: float
+    meta: Mapping[str, Any]
+
+
+def pack(header: Mapping[str, Any], body: bytes = b"") -> tuple[bytes, bytes]:
+    """A frame in two pieces, so that a large body is never copied."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return LENGTHS.pack(len(text), len(body)) + text, body

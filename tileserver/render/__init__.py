@@ -1,0 +1,101 @@
+"""Any Python value in the first acceptable format that can hold it.
+
+``encode`` sorts the value into a kind, chooses the format, and calls that format's encoder by its
+import path, so that nothing heavy is imported before it is needed. Runs in the worker, beside the data.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from tileserver.errors import UnsupportedOutput
+from tileserver.formats import BUNDLE_MEDIA_TYPE, FORMATS, PICTURES, Format, Kind
+from tileserver.protocol import Default, Job
+from tileserver.render.classify import Classified, classify
+
+# An encoder returns the body, and facts about it: "bounds", "empty", "media_type" when it isn't the format's.
+Encoder = Callable[[Classified, Format, Job], tuple[bytes, dict[str, Any]]]
+
+_PIXELS = frozenset({Kind.RASTER, Kind.GEORASTER, Kind.IMAGE})
+
+
+def encode(value: object, job: Job) -> tuple[bytes, str, dict[str, Any]]:
+    """Body, media type and facts of a UDF's result.
+
+    :raises UnsupportedOutput: when the only format asked for can't hold it, or nothing can.
+    """
+    found = classify(value)
+    if found.kind is Kind.NONE or (job.tile is not None and _no_rows(found)):
+        return _nothing(job)
+    if found.kind is Kind.RESPONSE:
+        from tileserver.render.document import response
+
+        return response(found)
+    if found.kind is Kind.BUNDLE and job.formats != ("json",):
+        from tileserver.render.document import bundle
+
+        body, facts = bundle(found, job)
+        return body, BUNDLE_MEDIA_TYPE, {"kind": str(found.kind), "format": "zip", **facts}
+    chosen = choose(found.kind, job.formats, job.default)
+    body, facts = encoder(chosen)(found, chosen, job)
+    media_type = facts.pop("media_type", chosen.media_type)
+    return body, media_type, {"kind": str(found.kind), "format": chosen.name, **facts}
+
+
+def _no_rows(found: Classified) -> bool:
+    """A table without rows has no geometry column to say that it is a layer with nothing in this tile."""
+    return found.kind is Kind.TABLE and len(found.value) == 0
+
+
+def encoder(row: Format) -> Encoder:
+    module, _, name = row.encoder.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def choose(kind: Kind, wanted: tuple[str, ...], default: Default) -> Format:
+    """The first format of the list that holds the kind, else the kind's default.
+
+    :raises UnsupportedOutput: when exactly one was asked for and it can't hold the kind.
+    """
+    if len(wanted) == 1 and ":" not in wanted[0]:
+        only = FORMATS[wanted[0]]
+        if kind in only.holds or kind in only.also:
+            return only
+        able = ", ".join(name for name, row in FORMATS.items() if kind in row.holds | row.also)
+        raise UnsupportedOutput(f"Result serialization failed: {only.name} can't hold {kind}; {able} can")
+    for entry in wanted:
+        # "vector:csv" and "raster:png" are the two legacy parameters, each for its own kinds only.
+        group, _, name = entry.rpartition(":")
+        row = FORMATS[name]
+        if group == "vector" and kind in _PIXELS or group == "raster" and kind not in _PIXELS:
+            continue
+        if kind in row.holds or (group and kind in row.also):
+            return row
+    return FORMATS[_default(kind, default)]
+
+
+def _default(kind: Kind, default: Default) -> str:
+    if default == "page":
+        return "html"
+    if kind in _PIXELS:
+        return "png"
+    if kind is Kind.FEATURES and default == "tile":
+        return "mvt"
+    if kind is Kind.TEXT and default == "data":
+        return "html"
+    return "json"
+
+
+def _nothing(job: Job) -> tuple[bytes, str, dict[str, Any]]:
+    """No data: a transparent picture where a map wants one, else an empty body."""
+    facts: dict[str, Any] = {"kind": str(Kind.NONE), "empty": True}
+    first = job.formats[0].rpartition(":")[2] if job.formats else ""
+    if job.tile is not None and (first in PICTURES or not first):
+        from tileserver.render.raster import transparent
+
+        row = FORMATS[first or "png"]
+        return transparent(row, job), row.media_type, {**facts, "format": row.name}
+    media_type = FORMATS[first].media_type if first else "application/json"
+    return b"", media_type, {**facts, "format": first or "json"}

@@ -1,0 +1,88 @@
+"""Where the rows of a frame lie, and what types its columns have.
+
+Longitude and latitude are EPSG:4326; a frame without a CRS is taken to be in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
+
+from tileserver.errors import UnsupportedOutput
+from tileserver.tiles import Bounds
+
+FieldType = Literal["Number", "String", "Boolean"]
+
+LONLAT = CRS.from_epsg(4326)
+
+_INFERRED: dict[str, FieldType] = {
+    **dict.fromkeys(("integer", "floating", "mixed-integer-float", "decimal"), "Number"),
+    **dict.fromkeys(("timedelta", "timedelta64"), "Number"),
+    "boolean": "Boolean",
+}
+
+
+def is_geometry(series: pd.Series[Any]) -> bool:
+    return bool(series.dtype.name == "geometry")
+
+
+def lonlat(geometries: gpd.GeoSeries) -> gpd.GeoSeries:
+    """The geometries in EPSG:4326; those that have no place there get infinite coordinates.
+
+    :raises UnsupportedOutput: when their CRS has no way to it.
+    """
+    if geometries.crs is None or geometries.crs == LONLAT:
+        return geometries
+    try:
+        return geometries.to_crs(LONLAT)
+    except ProjError as problem:
+        name = geometries.crs.name
+        raise UnsupportedOutput(
+            f"Result serialization failed: the CRS {name!r} has no transformation to EPSG:4326: {problem}"
+        ) from None
+
+
+def lonlat_bounds(geometries: gpd.GeoSeries) -> Bounds | None:
+    """West, south, east, north of everything in degrees; None when nothing has a place on the globe.
+
+    From another CRS it is the box around the transformed box, so it may be wider than the data.
+    """
+    boxes = geometries.bounds.to_numpy()
+    boxes = boxes[np.isfinite(boxes).all(axis=1)]
+    if not len(boxes):
+        return None
+    west, south = (float(edge) for edge in boxes[:, :2].min(axis=0))
+    east, north = (float(edge) for edge in boxes[:, 2:].max(axis=0))
+    if geometries.crs is not None and geometries.crs != LONLAT:
+        try:
+            change = Transformer.from_crs(geometries.crs, LONLAT, always_xy=True)
+            west, south, east, north = change.transform_bounds(west, south, east, north)
+        except ProjError:
+            return None
+        if west > east:  # over the antimeridian
+            west, east = -180.0, 180.0
+    on_globe = max(-south, north) <= 90 and max(-west, east) <= 360
+    return (west, south, east, north) if on_globe else None
+
+
+def facts(frame: gpd.GeoDataFrame) -> dict[str, Any]:
+    """``bounds`` as the encoders report them: a list of four, absent when there are none."""
+    box = lonlat_bounds(frame.geometry)
+    return {} if box is None else {"bounds": list(box)}
+
+
+def field_type(series: pd.Series[Any]) -> FieldType:
+    """The TileJSON type of a column's values as they are written (durations are numbers of seconds)."""
+    kind = series.cat.categories.dtype if isinstance(series.dtype, pd.CategoricalDtype) else series.dtype
+    if pd.api.types.is_bool_dtype(kind):
+        return "Boolean"
+    if pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_timedelta64_dtype(kind):
+        return "Number"
+    if pd.api.types.is_object_dtype(kind):
+        return _INFERRED.get(pd.api.types.infer_dtype(series, skipna=True), "String")
+    return "String"

@@ -1,0 +1,148 @@
+"""Processes around the application: serve it, run one UDF without it, say what this machine has."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+
+from tileserver import __version__, tiles
+from tileserver.app import create_app
+from tileserver.catalog import Catalog
+from tileserver.errors import ConfigurationError, InvalidTile
+from tileserver.executor.local import LocalPool
+from tileserver.params import Address, Limits, QueryItems, build_call
+from tileserver.protocol import Encoded
+from tileserver.settings import Settings
+from tileserver.telemetry import configure_logging
+
+_GRACE = 30
+
+
+def serve(
+    settings: Settings,
+    *,
+    announce: Callable[[str], None],
+    fixed_tokens: Mapping[str, str] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; ``announce`` is called with the address once it answers.
+
+    :raises ConfigurationError: when the address can't be listened on.
+    """
+    configure_logging(settings.log_format)
+    listener = _listen(settings)
+    config = uvicorn.Config(
+        create_app(settings, fixed_tokens=fixed_tokens),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_GRACE,
+    )
+    # uvicorn raises the signal again when it has shut down; stopping as asked is a success.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    _run(_serve(uvicorn.Server(config), listener, lambda: announce(_url(settings, listener))))
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket, announce: Callable[[], None]) -> None:
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    while not (server.started or serving.done()):
+        await asyncio.sleep(0.01)
+    if server.started:
+        announce()
+        sys.stdout.flush()
+    await serving
+    if not server.started:
+        raise ConfigurationError("the server could not start; the log above says why")
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    with suppress(ImportError):
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
+        return
+    asyncio.run(main)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"can't listen on {settings.host} port {settings.port}: {error.strerror}; --port takes another"
+        ) from None
+    listener.set_inheritable(False)
+    return listener
+
+
+def _url(settings: Settings, listener: socket.socket) -> str:
+    if settings.public_url:
+        return settings.public_url
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{listener.getsockname()[1]}"
+
+
+async def run_once(
+    settings: Settings, canvas: str, name: str, query: QueryItems, tile: str | None
+) -> Encoded:
+    """Run one UDF of a workspace in a worker of its own, without server, tokens or cache.
+
+    :raises UdfError: when it failed; see ``Executor.run``.
+    """
+    address = Address()
+    if tile is not None:
+        parts = tile.split("/")
+        if len(parts) != 3:
+            raise InvalidTile(f"a tile is z/x/y, not {tile!r}")
+        found = tiles.parse(*parts)
+        address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
+    resolved = await Catalog(settings.workspace).resolve(canvas, name)
+    if resolved.extension is not None:
+        address = Address(tile=address.tile, scale=address.scale, extension=resolved.extension)
+    limits = Limits(settings.time_limit, settings.tile_time_limit, settings.max_tile_pixels)
+    call = build_call(resolved.udf, resolved.bundle, address, query, limits=limits)
+    pool = LocalPool(state_dir=settings.state_dir, workers=1, output_limit=settings.output_limit)
+    async with pool:
+        return await pool.run(call.job(), call.bundle)
+
+
+def examine(settings: Settings) -> dict[str, str]:
+    """Versions of what matters, and where this workspace keeps things."""
+    libraries = ("starlette", "uvicorn", "numpy", "pandas", "geopandas", "rasterio", "rio-tiler", "shapely")
+    versions = {name: _version(name) for name in (*libraries, "pyarrow", "pillow", "mapbox-vector-tile")}
+    return {
+        "tileserver": __version__,
+        "python": f"{platform.python_version()} at {sys.executable}",
+        "system": f"{platform.system()} {platform.release()}, {os.cpu_count()} cores",
+        **versions,
+        "workspace": str(settings.workspace),
+        "canvases": ", ".join(Catalog(settings.workspace).names()) or "none",
+        "state": str(settings.state_dir),
+        "cache": str(settings.cache_dir),
+        "workers": str(settings.workers),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

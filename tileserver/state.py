@@ -1,0 +1,146 @@
+"""The private folder of a server: the key file and the SQLite database, made together, safe to kill.
+
+The key is written before the database exists and never again; whatever must not be usable from a copy of
+the database alone is derived from it or keyed with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tileserver.errors import ConfigurationError
+
+_SCHEMAS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+        """CREATE TABLE shares (
+            canvas TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, nonce BLOB NOT NULL,
+            team INTEGER NOT NULL, passcode_salt BLOB, passcode_hash BLOB,
+            udfs TEXT, code INTEGER NOT NULL, caching INTEGER NOT NULL,
+            created REAL NOT NULL, expires REAL
+        )""",
+        """CREATE TABLE shared_tokens (
+            token_hash BLOB PRIMARY KEY, nonce BLOB NOT NULL, canvas TEXT NOT NULL, udf TEXT NOT NULL,
+            enabled INTEGER NOT NULL, caching INTEGER NOT NULL, created REAL NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE access_tokens (
+            token_hash BLOB PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, scope TEXT NOT NULL,
+            canvases TEXT, created REAL NOT NULL, expires REAL
+        ) WITHOUT ROWID""",
+    ),
+)
+
+
+class State:
+    """The open database and the key of one state folder, used from one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the state, making what is missing.
+
+        :raises ConfigurationError: when the database's key is missing or another, or either can't be used.
+        """
+        path = folder / "database"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            self._key = _key(folder / "key", may_make=not path.exists())
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self.database = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(f"the state in {folder} can't be used: {error}") from None
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self.close()
+            raise ConfigurationError(f"{path} can't be used: {error}") from None
+        except ConfigurationError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.database.close()
+
+    def keyed(self, purpose: str, *parts: bytes) -> bytes:
+        """32 bytes that only the holder of the key can make (HMAC-SHA256), different for each purpose."""
+        pieces = (purpose.encode(), *parts)
+        message = b"".join(len(piece).to_bytes(4, "big") + piece for piece in pieces)
+        return hmac.digest(self._key, message, hashlib.sha256)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing, on disk when the block ends."""
+        self.database.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.database
+        except BaseException:
+            self.database.execute("ROLLBACK")
+            raise
+        self.database.execute("COMMIT")
+
+    def _prepare(self) -> None:
+        self.database.execute("PRAGMA journal_mode = WAL")
+        self.database.execute("PRAGMA synchronous = FULL")
+        with self.transaction() as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version > len(_SCHEMAS):
+                raise ConfigurationError("the database was made by a newer version of tileserver")
+            for statements in _SCHEMAS[version:]:
+                for statement in statements:
+                    database.execute(statement)
+            database.execute(f"PRAGMA user_version = {len(_SCHEMAS)}")
+            self._check_key(database)
+
+    def _check_key(self, database: sqlite3.Connection) -> None:
+        mark = self.keyed("key check")
+        database.execute("INSERT OR IGNORE INTO meta VALUES ('key_check', ?)", (mark,))
+        (stored,) = database.execute("SELECT value FROM meta WHERE name = 'key_check'").fetchone()
+        if not hmac.compare_digest(stored, mark):
+            raise ConfigurationError("the file key in the state folder belongs to another database")
+
+
+def _key(path: Path, *, may_make: bool) -> bytes:
+    if not path.exists():
+        if not may_make:
+            raise ConfigurationError(
+                f"the database in {path.parent} is there but its key is missing: "
+                f"put back the file {path.name}, or delete the database, which ends every token in it"
+            )
+        _make_key(path)
+    text = path.read_text("ascii", errors="replace").strip()
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ConfigurationError(f"{path} is damaged: it should hold 64 hexadecimal digits")
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key so that it is there whole or not at all, and the first of two processes wins."""
+    draft = path.with_name(f"key.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return
+    finally:
+        draft.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

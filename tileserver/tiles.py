@@ -1,0 +1,92 @@
+"""Tile addresses of the web Mercator quad (OGC ``WebMercatorQuad``): validity and bounds.
+
+Rows count from the north, as in XYZ URLs. Bounds are (west, south, east, north) in degrees unless a
+name says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+import mercantile
+from mercantile import Tile
+
+from tileserver.errors import InvalidTile
+
+Bounds = tuple[float, float, float, float]
+
+MAX_ZOOM = 30
+MAX_LATITUDE = 85.051129
+WORLD: Bounds = (-180.0, -MAX_LATITUDE, 180.0, MAX_LATITUDE)
+
+_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+_LAST = re.compile(r"(?P<y>[^@.]*)(?:@(?P<scale>[1-4])x)?(?:\.(?P<extension>[A-Za-z0-9.]+))?", re.ASCII)
+
+
+class TileAddress(NamedTuple):
+    """What ``{z}/{x}/{y}[@2x][.ext]`` says."""
+
+    tile: Tile
+    scale: int
+    extension: str | None
+
+
+def parse(z: str, x: str, last: str) -> TileAddress:
+    """Read the three path segments of a tile.
+
+    :raises InvalidTile: when they are no tile of the matrix; the message names the valid range.
+    """
+    match = _LAST.fullmatch(last)
+    if match is None:
+        raise InvalidTile(f"tile row {last[:40]!r} is not of the form y, y@2x or y.png")
+    tile = valid_tile(z, x, match["y"])
+    return TileAddress(tile, int(match["scale"] or 1), match["extension"])
+
+
+def valid_tile(z: str | int, x: str | int, y: str | int) -> Tile:
+    """The tile at (z, x, y).
+
+    :raises InvalidTile: when a number is malformed or outside the matrix.
+    """
+    for name, text in (("z", str(z)), ("x", str(x)), ("y", str(y))):
+        if not _NUMBER.fullmatch(text):
+            raise InvalidTile(f"{name} of a tile is a whole number from 0, not {text[:40]!r}")
+    zoom, column, row = int(z), int(x), int(y)
+    if zoom > MAX_ZOOM:
+        raise InvalidTile(f"zoom {zoom} is outside 0 to {MAX_ZOOM}")
+    last = 2**zoom - 1
+    if column > last or row > last:
+        raise InvalidTile(f"tile {zoom}/{column}/{row} is outside the matrix: x and y go from 0 to {last}")
+    return Tile(x=column, y=row, z=zoom)
+
+
+def bounds(tile: Tile) -> Bounds:
+    """West, south, east, north of a tile in degrees (EPSG:4326)."""
+    box = mercantile.bounds(tile)
+    return (box.west, box.south, box.east, box.north)
+
+
+def mercator_bounds(tile: Tile) -> Bounds:
+    """Left, bottom, right, top of a tile in metres (EPSG:3857)."""
+    box = mercantile.xy_bounds(tile)
+    return (box.left, box.bottom, box.right, box.top)
+
+
+def bounding_tile(box: Bounds) -> Tile:
+    """The smallest tile that holds the bounds."""
+    west, south, east, north = box
+    return mercantile.bounding_tile(west, south, east, north)
+
+
+def fit_zoom(box: Bounds, *, width: int = 512, height: int = 512) -> int:
+    """The largest zoom at which the bounds fit into ``width`` x ``height`` pixels of 512 px tiles."""
+    west, south, east, north = box
+    x0, y0 = mercantile.xy(west, max(south, -MAX_LATITUDE))
+    x1, y1 = mercantile.xy(east, min(north, MAX_LATITUDE))
+    circumference = 2 * 20037508.342789244
+    span = max((x1 - x0) / width, (y1 - y0) / height) * 512 / circumference
+    if span <= 0:
+        return MAX_ZOOM
+    return max(0, min(MAX_ZOOM, math.floor(-math.log2(span))))

@@ -1,0 +1,1 @@
+"""The part of the server that runs UDF code, in child processes only."""

@@ -1,0 +1,206 @@
+"""The zygote and its children: the only processes that run UDF code.
+
+The zygote imports the heavy libraries once, runs nobody's code, opens no dataset and starts no thread;
+told to, it forks a child in about 20 ms. A child reads frames (a bundle, then runs), answers each with
+one frame, and leaves its standard output and error to pipes that the server drains.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Any, NoReturn, TextIO
+
+from tileserver.errors import BadRequest, TileServerError, UdfError, UnsupportedOutput
+from tileserver.protocol import LENGTHS, Bundle, Encoded, Job, pack
+
+# Imported before the first fork, so that children share their pages. Only importing is safe here.
+_PRELOADED = (
+    *("numpy", "numpy.ma", "pandas", "geopandas", "shapely", "pyproj", "pyarrow", "pyarrow.parquet"),
+    *("pyogrio", "rasterio", "rasterio.warp", "rasterio.io", "rio_tiler.io", "rio_tiler.colormap"),
+    *("xarray", "rioxarray", "PIL.Image", "mercantile", "mapbox_vector_tile", "encodings.idna"),
+    *("tileserver.worker.runner", "tileserver.worker.sources", "tileserver.render.raster"),
+    *("tileserver.render.drawing", "tileserver.render.table", "tileserver.render.vector_tile"),
+    *("tileserver.render.document", "tileserver.render.classify"),
+)
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Import, then fork a child for each message until the server closes the control socket.
+
+    ``argv``: the descriptor of the control socket and the pool's limits as JSON.
+    """
+    control = socket.socket(fileno=int(sys.argv[1]))
+    limits = json.loads(sys.argv[2])
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    _Zygote(control, limits).serve()
+
+
+class _Zygote:
+    def __init__(self, control: socket.socket, limits: dict[str, Any]) -> None:
+        self.control = control
+        self.limits = limits
+        self.children: set[int] = set()
+
+    def serve(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda *_: self._reap())
+        self._tell({"ready": os.getpid()})
+        while True:
+            text, descriptors, _, _ = socket.recv_fds(self.control, 4096, 3)
+            if not text:
+                break
+            message = json.loads(text)
+            if "fork" in message:
+                self._fork(message["fork"], *descriptors)
+            elif message["kill"] in self.children:
+                _kill_group(message["kill"])
+        for pid in tuple(self.children):
+            _kill_group(pid)
+
+    def _fork(self, ticket: int, channel: int, output: int, error: int) -> None:
+        # A SIGCHLD between the fork and the book-keeping would report a child that nobody knows yet.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self.control.close()
+                _become_child(channel, output, error, self.limits)
+            self.children.add(pid)
+            for descriptor in (channel, output, error):
+                os.close(descriptor)
+            self._tell({"forked": ticket, "pid": pid})
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    def _reap(self) -> None:
+        for pid in tuple(self.children):
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if reaped:
+                self.children.discard(pid)
+                _kill_group(pid)  # what the child itself started and left behind
+                self._tell({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            self.control.send(json.dumps(message).encode())
+        except OSError:
+            os._exit(0)  # the server is gone, and the children follow by their death signal
+
+
+def _kill_group(pid: int) -> None:
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _become_child(channel: int, output: int, error: int, limits: dict[str, Any]) -> NoReturn:
+    """Never returns: whatever happens, a child must not go on as a second zygote."""
+    try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.dup2(output, 1)
+        os.dup2(error, 2)
+        os.close(output)
+        os.close(error)
+        sys.stdout, sys.stderr = _text_stream(1), _text_stream(2)
+        _Child(socket.socket(fileno=channel), limits).serve()
+    except BaseException:  # whatever it is, it belongs into this run's log, not into the zygote
+        traceback.print_exc()
+    os._exit(70)
+
+
+def _text_stream(descriptor: int) -> TextIO:
+    """A stream of its own for a pipe: the inherited one knows what the descriptor was before."""
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+class _Child:
+    def __init__(self, channel: socket.socket, limits: dict[str, Any]) -> None:
+        self.channel = channel
+        self.output_limit = int(limits["output_limit"])
+        self.cache_root = str(limits["udf_cache"])
+        self.bundle: Bundle | None = None
+
+    def serve(self) -> None:
+        while True:
+            header, body = self._receive()
+            if header["type"] == "bundle":
+                self._enter(Bundle.from_json(json.loads(body)))
+                continue
+            answer, content = self._answer(Job.from_json(json.loads(body)))
+            for piece in pack(answer, content):
+                self.channel.sendall(piece)
+
+    def _enter(self, bundle: Bundle) -> None:
+        from tileserver.worker.sources import enter_bundle
+
+        os.environ["TILESERVER_UDF_CACHE"] = os.path.join(self.cache_root, bundle.canvas)
+        enter_bundle(bundle)
+        self.bundle = bundle
+
+    def _answer(self, job: Job) -> tuple[dict[str, Any], bytes]:
+        from tileserver.worker.runner import run_job
+
+        assert self.bundle is not None, "a run came before its bundle"
+        try:
+            encoded = self._within_limit(run_job(job, self.bundle))
+        except TileServerError as error:
+            return describe_failure(error), b""
+        header = {"type": "result", "media_type": encoded.media_type, "created": encoded.created}
+        return {**header, "meta": dict(encoded.meta)}, encoded.body
+
+    def _within_limit(self, encoded: Encoded) -> Encoded:
+        if len(encoded.body) > self.output_limit:
+            raise UnsupportedOutput(
+                f"Result serialization failed: {len(encoded.body)} bytes of {encoded.media_type} are over"
+                f" the limit of {self.output_limit} (output_limit)"
+            )
+        return encoded
+
+    def _receive(self) -> tuple[dict[str, Any], bytes]:
+        header_length, body_length = LENGTHS.unpack(self._exactly(LENGTHS.size))
+        return json.loads(self._exactly(header_length)), self._exactly(body_length)
+
+    def _exactly(self, length: int) -> bytes:
+        buffer = bytearray(length)
+        view = memoryview(buffer)
+        while view:
+            count = self.channel.recv_into(view)
+            if not count:
+                os._exit(0)  # the server has no more use for this worker
+            view = view[count:]
+        return bytes(buffer)
+
+
+def describe_failure(error: TileServerError) -> dict[str, Any]:
+    """A failure as a frame's header; the pool raises the same class again on its side."""
+    header: dict[str, Any] = {"type": "failure", "class": type(error).__name__, "message": error.message}
+    if isinstance(error, UdfError):
+        header |= {
+            "exception_class": error.exception_class,
+            "lineno": error.lineno,
+            "traceback": error.traceback,
+        }
+    elif not isinstance(error, BadRequest):
+        header["class"] = "UdfError"
+    return header
+
+
+if __name__ == "__main__":
+    main()

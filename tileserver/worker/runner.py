@@ -1,0 +1,109 @@
+"""One run, from a job to encoded bytes; knows no transport, so every engine calls it.
+
+The only place that catches whatever user code raises.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from tileserver import fused
+from tileserver.errors import BadRequest, TileServerError, UdfError, UnknownUdf, UnsupportedOutput
+from tileserver.fused import state
+from tileserver.protocol import Bundle, Encoded, Job
+from tileserver.render import encode
+from tileserver.render.raster import check_options
+from tileserver.worker import arguments, calls, failures, sources
+
+
+def run_job(job: Job, bundle: Bundle) -> Encoded:
+    """Execute the UDF's source, call its entry point, and encode what it returns.
+
+    The process must have entered the bundle (``sources.enter_bundle``). What fails in user code is also
+    written to standard error, as a traceback from its first frame on.
+
+    :raises BadRequest: for render options that can't be met; nothing has run then.
+    :raises UnknownUdf: when the bundle has no such UDF.
+    :raises UdfError: for everything that goes wrong in user code, exits included.
+    :raises CoercionError: for an argument that doesn't fit its annotation.
+    :raises UnsupportedOutput: when the result can't be written in the format asked for.
+    """
+    check_options(job.options)
+    if job.udf not in bundle.udfs:
+        raise UnknownUdf(f"no UDF called {job.udf!r}")
+    fused.install()
+    vars(fused.options).clear()
+    with state.running(job, bundle) as run, _own_streams() as stderr:
+        outcome = _attempt(job, bundle, run)
+        if isinstance(outcome, Encoded):
+            return outcome
+        _write(outcome, stderr)
+    # Outside of any ``except``, so that the error keeps no frame of user code alive.
+    raise outcome
+
+
+def _attempt(job: Job, bundle: Bundle, run: state.Run) -> Encoded | TileServerError:
+    lineno = None
+    try:
+        os.chdir(bundle.folder)
+        created, started = time.time(), time.perf_counter()
+        with sources.executed(bundle, job.udf) as module:
+            function, signature = calls.entry_point(bundle, module)
+            lineno = signature.lineno
+            values = arguments.coerce(
+                function, job.arguments, job.tile, signature=signature, options=job.options
+            )
+            value = calls.call(function, values)
+            returned = time.perf_counter()
+            body, media_type, facts = _encode(value, job, bundle)
+    except (BadRequest, UnsupportedOutput) as error:
+        return error.with_traceback(None)
+    except BaseException as error:  # user code may raise anything, exits and interrupts included
+        return failures.describe(error, bundle, job.udf, lineno)
+    meta = {**facts, "run_ms": _ms(started, returned), "encode_ms": _ms(returned, time.perf_counter())}
+    if run.read_caller:
+        meta["read_caller"] = True
+    return Encoded(body, media_type, created, meta)
+
+
+def _encode(value: object, job: Job, bundle: Bundle) -> tuple[bytes, str, dict[str, Any]]:
+    try:
+        return encode(value, job)
+    except (BadRequest, UnsupportedOutput):
+        raise
+    except BaseException as error:  # a value that fails when it is read: user code again, or its data
+        cause = failures.describe(error, bundle, job.udf, None)
+    raise UnsupportedOutput(
+        f"Result serialization failed: {cause.message} (the result is a {type(value).__name__})",
+        exception_class=cause.exception_class,
+        lineno=cause.lineno,
+        traceback=cause.traceback,
+    )
+
+
+def _ms(start: float, end: float) -> float:
+    return round((end - start) * 1000, 3)
+
+
+@contextmanager
+def _own_streams() -> Iterator[TextIO]:
+    """Undo what a UDF does to ``sys.stdout`` and ``sys.stderr``; yields the standard error from before."""
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        yield stderr
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+        for stream in (stdout, stderr):
+            if not stream.closed:
+                stream.flush()
+
+
+def _write(error: TileServerError, stderr: TextIO) -> None:
+    text = error.traceback if isinstance(error, UdfError) else ""
+    if not stderr.closed:
+        stderr.write(text or f"{error.message}\n")
