@@ -54,9 +54,7 @@ def commands_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _commands(
-    group: click.Group, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def _commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from _commands(command, (*path, name))

@@ -67,9 +67,10 @@ def value(canvas: Bundle, udf: str = "hello", **facts: Any) -> Any:
 
 
 @pytest.fixture
-def worker_process() -> Iterator[None]:
+def worker_process(tmp_path: Path) -> Iterator[None]:
     """Lets this process play a worker: what a run does to folder, environment and imports is undone."""
     folder, environment, finders = os.getcwd(), dict(os.environ), list(sys.meta_path)
+    os.environ.setdefault("TILESERVER_UDF_CACHE", str(tmp_path / "udf-cache"))
     yield
     os.chdir(folder)
     os.environ.clear()

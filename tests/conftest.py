@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,9 @@ class Server:
 
 
 @contextmanager
-def running(*arguments: str, environ: dict[str, str] | None = None) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+def running(
+    *arguments: str, environ: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], Any]]:
     """A ``tileserver`` process and the JSON line that it announces itself with."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tileserver", *arguments, "--port", "0", "--json", "--workers", "3"],
@@ -95,7 +97,7 @@ def serving(workspace: Path, files: dict[str, str], *flags: str) -> Iterator[Ser
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start servers that end with the test: ``serve({"city/a.py": "…"}, "--time-limit", "2s")``."""
-    started = []
+    started: list[AbstractContextManager[Server]] = []
 
     def start(files: dict[str, str], *flags: str) -> Server:
         context = serving(tmp_path / f"workspace{len(started)}", files, *flags)

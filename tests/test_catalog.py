@@ -84,7 +84,9 @@ def test_both_layouts_are_read_and_modules_are_told_apart(tmp_path: Path) -> Non
 
 def test_packages_of_a_canvas_are_importable_by_their_dotted_names(tmp_path: Path) -> None:
     """As Python would find them from the canvas's folder."""
-    canvas = write(tmp_path, {"city/a.py": UDF, "city/lib/__init__.py": "", "city/lib/geo.py": ""}).load("city")
+    canvas = write(tmp_path, {"city/a.py": UDF, "city/lib/__init__.py": "", "city/lib/geo.py": ""}).load(
+        "city"
+    )
 
     assert canvas.bundle.udfs["a"].modules == {"lib": "lib/__init__.py", "lib.geo": "lib/geo.py"}
 
@@ -138,7 +140,13 @@ def test_a_name_may_have_an_extension(tmp_path: Path, asked: str, name: str, ext
 
 @pytest.mark.parametrize(
     ("asked", "error"),
-    [("b", UnknownUdf), ("b.csv", UnknownUdf), ("a.docx", UnknownFormat), ("a.csvt", NotFound), ("a.aux.xml", NotFound)],
+    [
+        ("b", UnknownUdf),
+        ("b.csv", UnknownUdf),
+        ("a.docx", UnknownFormat),
+        ("a.csvt", NotFound),
+        ("a.aux.xml", NotFound),
+    ],
 )
 def test_other_names_are_refused(tmp_path: Path, asked: str, error: type[Exception]) -> None:
     """CONTRACT 3 and SURFACE 7: unknown UDF, unknown format, side-cars of GIS programs."""
@@ -187,7 +195,9 @@ def test_a_revision_covers_what_can_change_the_answer(
 
 def test_a_computed_neighbour_makes_the_whole_canvas_count(tmp_path: Path) -> None:
     """ARCHITECTURE: a name that only a run knows may be any."""
-    catalog = write(tmp_path, {"city/a.py": UDF.replace("return n", "return fused.run(str(n))"), "city/d.py": UDF})
+    catalog = write(
+        tmp_path, {"city/a.py": UDF.replace("return n", "return fused.run(str(n))"), "city/d.py": UDF}
+    )
     before = revision(catalog, "a")
 
     write(tmp_path, {"city/d.py": UDF + "\n# edited\n"})

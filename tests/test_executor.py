@@ -193,9 +193,11 @@ async def test_runs_beyond_the_queue_are_refused_at_once(workspace: Path) -> Non
 
 async def test_a_wait_beyond_its_limit_is_refused(workspace: Path) -> None:
     """SURFACE 4, ``queue_time_limit``."""
-    async with pool(workspace, workers=1, queue_time_limit=1) as running:
-        running._queue_time_limit = 0.2
+    async with pool(workspace, workers=1) as running:
         first = asyncio.ensure_future(run(running, workspace, "one/sleep", s=1))
+        while not running.stats()["busy"]:
+            await asyncio.sleep(0.01)
+        running._queue_time_limit = 0.2
         with pytest.raises(Overloaded, match="queue_time_limit"):
             await asyncio.gather(*[run(running, workspace, "one/sleep", s=1) for _ in range(2)])
 

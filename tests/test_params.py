@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,8 +25,8 @@ def udf(parameters: str = "n: int = 1", *, decorator: str = "@fused.udf", **sett
     return Udf("c", "u", "r1", signature, UdfSettings.from_table(settings), "u", "", {})
 
 
-def call(query: str = "", address: Address = Address(), **options: object) -> Call:
-    made = udf(**options)  # type: ignore[arg-type]  # a table of keyword options
+def call(query: str = "", address: Address = Address(), **options: Any) -> Call:
+    made = udf(**options)
     return build_call(made, BUNDLE, address, parse_query(query.encode()), limits=Limits())
 
 
@@ -92,7 +93,7 @@ def test_an_unknown_format_names_the_known_ones() -> None:
     ids=["default", "decorator", "canvas.toml", "query", "cache=false", "switched off"],
 )
 def test_the_age_of_the_caller_beats_the_settings_beat_the_decorator(
-    query: str, settings: dict[str, object], decorator: str, age: int
+    query: str, settings: dict[str, Any], decorator: str, age: int
 ) -> None:
     """CONTRACT 8, precedence; SURFACE 2."""
     assert call(query, decorator=decorator, **settings).max_age == age

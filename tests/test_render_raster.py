@@ -74,7 +74,7 @@ def centres(tile: Tile, pixels: int = 256) -> tuple[np.ndarray[Any, Any], np.nda
     ids=lambda value: str(value.dtype) if isinstance(value, np.ndarray) else "",
 )
 def test_value_rules(value: np.ndarray[Any, Any], shown: list[int]) -> None:
-    """Bytes as they are, floats from 0 to 1, other integers over their whole range, booleans black or white."""
+    """Bytes as they are, floats from 0 to 1, other integers over their range, booleans black or white."""
     assert rgba(value, job())[0, :, 0].tolist() == shown
 
 

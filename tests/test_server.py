@@ -240,7 +240,9 @@ def test_other_methods_are_not_allowed(server: Server, method: str) -> None:
 # -- headers
 
 
-@pytest.mark.parametrize("path", ["/{city}/hello", "/{city}/boom", "/fc_unknown/x", "/healthz", "/{city}/red/map"])
+@pytest.mark.parametrize(
+    "path", ["/{city}/hello", "/{city}/boom", "/fc_unknown/x", "/healthz", "/{city}/red/map"]
+)
 def test_every_answer_carries_the_common_headers(server: Server, path: str) -> None:
     """SURFACE 6: CORS and safety headers on errors too."""
     headers = server.get(path).headers
@@ -325,7 +327,9 @@ def test_an_answer_that_is_known_is_not_sent_again(server: Server) -> None:
         ("lines=1-2", 200, slice(None)),
     ],
 )
-def test_a_range_is_cut_from_the_same_bytes(server: Server, asked: str, status: int, part: slice | None) -> None:
+def test_a_range_is_cut_from_the_same_bytes(
+    server: Server, asked: str, status: int, part: slice | None
+) -> None:
     """SURFACE 5; never content-encoded."""
     whole = server.get("/{city}/red/run/tiles/3/1/3.png").content
     response = server.get("/{city}/red/run/tiles/3/1/3.png", headers={"range": asked})
@@ -335,7 +339,9 @@ def test_a_range_is_cut_from_the_same_bytes(server: Server, asked: str, status: 
     assert "content-encoding" not in response.headers
 
 
-@pytest.mark.parametrize(("query", "expected"), [("", "public, max-age=300"), ("?cache_max_age=0", "no-store")])
+@pytest.mark.parametrize(
+    ("query", "expected"), [("", "public, max-age=300"), ("?cache_max_age=0", "no-store")]
+)
 def test_how_long_an_answer_may_be_kept(server: Server, query: str, expected: str) -> None:
     """SURFACE 6, Cache-Control."""
     assert server.get(f"/{{city}}/hello{query}").headers["cache-control"] == expected
@@ -436,7 +442,9 @@ def test_a_passcode_is_asked_for(serve: Callable[..., Server]) -> None:
     right = server.get("/{city}/hello", headers={"authorization": "Fused-Canvas-Passcode open sesame"})
 
     assert server.get("/{city}/hello").status_code == 401
-    assert server.get("/{city}/hello", headers={"authorization": "fused-canvas-passcode no"}).status_code == 401
+    assert (
+        server.get("/{city}/hello", headers={"authorization": "fused-canvas-passcode no"}).status_code == 401
+    )
     assert right.status_code == 200
     assert right.headers["cache-control"].startswith("private")
 

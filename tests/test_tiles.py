@@ -13,7 +13,13 @@ from tileserver.errors import InvalidTile
 
 @pytest.mark.parametrize(
     ("last", "scale", "extension"),
-    [("2", 1, None), ("2.png", 1, "png"), ("2@2x", 2, None), ("2@4x.webp", 4, "webp"), ("2.aux.xml", 1, "aux.xml")],
+    [
+        ("2", 1, None),
+        ("2.png", 1, "png"),
+        ("2@2x", 2, None),
+        ("2@4x.webp", 4, "webp"),
+        ("2.aux.xml", 1, "aux.xml"),
+    ],
 )
 def test_the_last_segment_may_have_a_scale_and_an_extension(
     last: str, scale: int, extension: str | None

@@ -32,8 +32,6 @@ from tileserver.settings import Settings
 
 log = logging.getLogger("tileserver")
 
-STATIC = Path(__file__).parent / "static"
-
 
 def create_app(
     settings: Settings,
@@ -72,7 +70,7 @@ def create_app(
             Route("/", home),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Mount("/static", _Static(directory=STATIC), middleware=[Middleware(GZipMiddleware)]),
+            Mount("/static", _Static(directory=pages.STATIC), middleware=[Middleware(GZipMiddleware)]),
             Mount("/server/v1/realtime-shared", shared),
             Mount("/server", _nothing_here),
             Mount("/", shared),
@@ -81,9 +79,7 @@ def create_app(
             TileServerError: _failed,
             HTTPException: _refused,
         },
-        middleware=[
-            Middleware(Edge, allows_host=settings.allows_host, cors_origins=settings.cors_origins)
-        ],
+        middleware=[Middleware(Edge, allows_host=settings.allows_host, cors_origins=settings.cors_origins)],
         lifespan=lifespan,
     )
     app.state.public_url = settings.public_url
@@ -111,9 +107,8 @@ async def home(request: Request) -> Response:
     request.state.facts["route"] = "home"
     if "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"name": "tileserver", "version": __version__})
-    nonce = pages.new_nonce()
-    page = pages.home_page(__version__, sorted(request.app.state.fixed_tokens), nonce)
-    return HTMLResponse(page, headers=pages.headers(nonce))
+    page = pages.home_page(sorted(request.app.state.fixed_tokens))
+    return HTMLResponse(page, headers=pages.headers(pages.new_nonce()))
 
 
 async def healthz(request: Request) -> Response:

@@ -197,7 +197,9 @@ class _Reader:
         sources = {c.name: self._source(c, modules) for c in candidates.values() if self._is_udf(c)}
         bundle = self._bundle(sources)
         broken = {
-            c.name: problem for c in candidates.values() if (problem := self.files[c.path].problem) is not None
+            c.name: problem
+            for c in candidates.values()
+            if (problem := self.files[c.path].problem) is not None
         }
         udfs = {name: self._udf(name, sources, bundle) for name in sources}
         globs = frozenset(pattern for udf in udfs.values() for pattern in udf.settings.data)
@@ -248,11 +250,11 @@ class _Reader:
     def _read(self, path: str, entry: str | None) -> _File:
         try:
             raw = (self.folder / path).read_bytes()
-            if len(raw) > MAX_SOURCE:
-                raise ValueError(f"larger than {MAX_SOURCE} bytes")
             text = raw.decode("utf-8-sig")
         except (OSError, ValueError) as error:
             return _File("", "", problem=Problem(path, f"can't be read: {error}"))
+        if len(raw) > MAX_SOURCE:
+            return _File("", "", problem=Problem(path, f"is larger than {MAX_SOURCE} bytes"))
         digest = hashlib.blake2b(raw, digest_size=16).hexdigest()
         try:
             signature = read(text, entry)
@@ -337,7 +339,9 @@ class _Reader:
         return Udf(
             canvas=self.folder.name,
             name=name,
-            revision=_digest([self._code(name, sources), self._data(settings), repr(settings), bundle.environment]),
+            revision=_digest(
+                [self._code(name, sources), self._data(settings), repr(settings), bundle.environment]
+            ),
             signature=signature,
             settings=settings,
             title=first.strip().rstrip(".") or name,
@@ -372,7 +376,9 @@ class _Reader:
 
     def _data(self, settings: UdfSettings) -> list[Json]:
         """Size and time of everything in the canvas that isn't source, and of the files ``data`` names."""
-        data = {p: s for p, s in self.stamps.items() if not p.endswith((".py", "canvas.toml")) and p != _FOLDER}
+        data = {
+            p: s for p, s in self.stamps.items() if not p.endswith((".py", "canvas.toml")) and p != _FOLDER
+        }
         named = _stamps(self.folder, frozenset(settings.data)) if settings.data else {}
         outside = {path: stamp for path, stamp in named.items() if path not in self.stamps}
         return [[path, stamp[0], stamp[2]] for path, stamp in sorted({**data, **outside}.items())]

@@ -57,7 +57,7 @@ def command(group: click.Group, name: str) -> Callable[[Function], Function]:
         wrapped = click.option(
             "--workspace",
             type=click.Path(path_type=Path, file_okay=False),
-            default=Path("."),
+            default=Path(),
             help="The workspace (default: this folder).",
         )(click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")(function))
         return group.command(name, context_settings=_CONTEXT)(wrapped)  # type: ignore[return-value]
@@ -95,7 +95,9 @@ def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
     cells = [[str(row.get(name) if row.get(name) is not None else "-") for name in columns] for row in rows]
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     lines = [[name.upper() for name in columns], *cells]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 @click.group(cls=_Commands, context_settings=_CONTEXT)
@@ -111,7 +113,9 @@ def main() -> None:
 
 
 @command(main, "serve")
-@click.argument("folder", metavar="[WORKSPACE]", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.argument(
+    "folder", metavar="[WORKSPACE]", required=False, type=click.Path(path_type=Path, file_okay=False)
+)
 @setting_options
 def serve(folder: Path | None, workspace: Path, as_json: bool, flags: dict[str, object]) -> None:
     """Serve a workspace until it is stopped.
@@ -301,7 +305,12 @@ def canvas_share(
     if unknown:
         raise click.UsageError(f"{name} has no UDF called {unknown[0]!r}; it has {', '.join(found.udfs)}")
     share = _access(chosen).share(
-        name, passcode=passcode, team=team, udfs=udfs or None, code=code, expires=_duration("--expires", expires)
+        name,
+        passcode=passcode,
+        team=team,
+        udfs=udfs or None,
+        code=code,
+        expires=_duration("--expires", expires),
     )
     row = _share_row(chosen, share)
     _print(as_json, row, f"{row['url']}\n  for example {row['url']}/{next(iter(found.udfs), 'UDF')}")
@@ -356,9 +365,7 @@ def udf_list(canvas: str | None, workspace: Path, as_json: bool) -> None:
                     "parameters": parameters,
                 }
             )
-        rows += [
-            {"udf": f"{name}/{p.path}", "problem": p.reason, "line": p.line} for p in found.problems
-        ]
+        rows += [{"udf": f"{name}/{p.path}", "problem": p.reason, "line": p.line} for p in found.problems]
     good = [row for row in rows if "problem" not in row]
     bad = [f"{r['udf']}:{r['line'] or 1}: {r['problem']}" for r in rows if "problem" in r]
     _print(as_json, rows, "\n".join([_table(good, ("udf", "title", "layer", "parameters")), *bad]))
@@ -369,7 +376,9 @@ def udf_list(canvas: str | None, workspace: Path, as_json: bool) -> None:
 @click.option("-p", "parameters", multiple=True, metavar="K=V", help="A parameter; may be repeated.")
 @click.option("--tile", metavar="Z/X/Y", help="Run for this tile.")
 @click.option("--format", "wanted", help="The format, such as json or png.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the result here.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the result here."
+)
 def udf_run(
     address: str,
     parameters: tuple[str, ...],
@@ -414,7 +423,9 @@ def udf_run(
     if output is not None:
         output.write_bytes(encoded.body)
         facts["output"] = str(output)
-    click.echo(json.dumps(facts) if as_json else " ".join(f"{k}={v}" for k, v in facts.items()), err=not as_json)
+    click.echo(
+        json.dumps(facts) if as_json else " ".join(f"{k}={v}" for k, v in facts.items()), err=not as_json
+    )
     if output is None and not as_json:
         _to_terminal(encoded.body, encoded.media_type)
 

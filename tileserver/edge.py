@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -47,7 +48,8 @@ class Edge:
             return
         started = time.perf_counter()
         scope.setdefault("state", {})
-        facts = scope["state"]["facts"] = {"timings": {}}
+        facts: dict[str, Any] = {"timings": {}}
+        scope["state"]["facts"] = facts
         request_id = uuid.uuid4().hex
         status, begun = 500, False
         cors = self._cors(scope)
@@ -106,11 +108,9 @@ def _server_timing(timings: Mapping[str, float]) -> str:
     return ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in timings.items())
 
 
-def _log(scope: Scope, status: int, request_id: str, facts: Mapping[str, object]) -> None:
+def _log(scope: Scope, status: int, request_id: str, facts: Mapping[str, Any]) -> None:
     if not log.isEnabledFor(logging.INFO):
         return
-    timings = facts["timings"]
-    assert isinstance(timings, dict)
     fields = {
         "method": scope["method"],
         "route": facts.get("route", "other"),
@@ -119,8 +119,7 @@ def _log(scope: Scope, status: int, request_id: str, facts: Mapping[str, object]
         "tile": facts.get("tile"),
         "status": status,
         "cache": facts.get("cache"),
-        "ms": round(timings.get("total", 0.0), 2),
+        "ms": round(facts["timings"].get("total", 0.0), 2),
         "id": request_id,
     }
     log.info("request", extra={"fields": {k: v for k, v in fields.items() if v is not None}})
-

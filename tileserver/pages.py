@@ -1,16 +1,160 @@
-"""PLACEHOLDER by the lead: to be overwritten by its owner."""
+"""Our own HTML: the map of a UDF, the list of a canvas, the home page.
+
+Everything that comes from a workspace or a request is escaped. Pages load nothing from other hosts, and their
+policy lets only the scripts run that carry the page's nonce: never whatever else this origin serves.
+"""
+
 from __future__ import annotations
+
+import json
 import secrets
-from typing import Any
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+from tileserver import __version__
+from tileserver.protocol import Json
+from tileserver.signature import Parameter
+from tileserver.udf import Udf
+
+STATIC: Final = Path(__file__).parent / "static"
+_MAPLIBRE: Final = "vendor/maplibre-gl/maplibre-gl-csp"
+
+
+def headers(nonce: str) -> dict[str, str]:
+    """Headers of a page whose scripts carry the nonce."""
+    policy = (
+        "default-src 'none'",
+        f"script-src 'nonce-{nonce}'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "worker-src blob:",
+        "frame-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+    return {"content-security-policy": "; ".join(policy), "cache-control": "no-store"}
+
+
 def new_nonce() -> str:
     return secrets.token_urlsafe(16)
-def headers(nonce: str) -> dict[str, str]:
-    return {"content-security-policy": content_security_policy(nonce), "cache-control": "no-store"}
-def content_security_policy(nonce: str) -> str:
-    return "default-src 'none'"
-def map_page(**k: Any) -> str:
-    return "<p>map"
-def canvas_page(title: str, description: str, udfs: list[Any], base: str, nonce: str) -> str:
-    return "<p>" + ", ".join(u.name for u in udfs)
-def home_page(version: str, tokens: list[str], nonce: str) -> str:
-    return "<p>tileserver"
+
+
+def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
+    """A page with a UDF on a map and a form for its parameters; where it is no ``layer``, with its result.
+    ``base`` is the path of the UDF."""
+    if not (STATIC / f"{_MAPLIBRE}.js").is_file():
+        return _page(udf.title, _WITHOUT_MAP)
+    data = {
+        "name": udf.name,
+        "base": base,
+        "worker": _static(f"{_MAPLIBRE}-worker.js"),
+        "layer": layer,
+        "parameters": [_described(p) for p in _asked(udf)],
+    }
+    body = f"""
+<div id="map" aria-label="Map of {escape(udf.title)}"></div>
+<iframe id="result" sandbox title="Result of {escape(udf.name)}" hidden></iframe>
+<div id="progress" role="progressbar" aria-label="Loading tiles"></div>
+<details id="panel" open>
+<summary><h1>{escape(udf.title)}</h1></summary>
+<p class="about">{escape(udf.description)}</p>
+<form id="parameters" aria-label="Parameters"></form>
+<p id="message" role="alert"></p>
+<p class="copies" id="copies"></p>
+</details>
+<aside id="errors" role="status" hidden></aside>
+<script type="application/json" id="data">{_embedded(data)}</script>
+<script nonce="{nonce}" src="{_static(f"{_MAPLIBRE}.js")}"></script>
+<script nonce="{nonce}" type="module" src="{_static("map.js")}"></script>"""
+    styles = (f"{_MAPLIBRE.removesuffix('-csp')}.css", "page.css", "map.css")
+    return _page(udf.title, body, styles)
+
+
+_WITHOUT_MAP: Final = """<main><h1>No map here</h1>
+<p>This server was built without its web pages (<code>TILESERVER_NO_WEB</code>). Tiles and data are served
+as ever; install it again without that variable to have the map.</p></main>"""
+
+
+def canvas_page(title: str, description: str, udfs: Iterable[Udf], base: str) -> str:
+    """The UDFs that a token reaches, with their addresses below ``base``."""
+    cards = "\n".join(_card(udf, f"{base}/{udf.name}") for udf in udfs)
+    return _page(
+        title,
+        f'<main><h1>{escape(title)}</h1><p>{escape(description)}</p><div class="cards">{cards}</div></main>',
+    )
+
+
+def _card(udf: Udf, address: str) -> str:
+    here = escape(address, quote=True)
+    kinds = ("geojson", "csv", "parquet") if udf.is_layer else ("json", "csv", "parquet")
+    data = " ".join(f'<a href="{here}.{kind}">{kind}</a>' for kind in kinds)
+    return (
+        f'<article><h2><a href="{here}/map">{escape(udf.title)}</a></h2><p>{escape(udf.description)}</p>'
+        f'<p class="links"><a href="{here}/map">map</a> {data} <code>{escape(udf.name)}</code></p></article>'
+    )
+
+
+def home_page(tokens: Iterable[str]) -> str:
+    """What this is; where the demo runs, the way to it."""
+    links = "".join(f'<li><a href="/{escape(t)}">/{escape(t)}</a></li>' for t in tokens)
+    shared = f"<p>This is the demo. Look at its canvas:</p><ul>{links}</ul>" if links else _HOME_HINT
+    about = f"<p>Python functions as map tiles and data. Version {__version__}.</p>"
+    return _page("tileserver", f"<main><h1>tileserver</h1>{about}{shared}</main>")
+
+
+_HOME_HINT: Final = (
+    "<p>Canvases answer below their tokens: <code>/fc_…/name</code>. "
+    "<code>tileserver canvas list</code> shows them to whoever runs this server.</p>"
+)
+
+
+def _asked(udf: Udf) -> list[Parameter]:
+    """Parameters for people: not those that the tile fills, nor what only code can give."""
+    filled = udf.signature.filled_by_tile if udf.is_layer else frozenset()
+    return [p for p in udf.signature.parameters if p.name not in filled and not _is_geographic(p)]
+
+
+def _is_geographic(parameter: Parameter) -> bool:
+    return parameter.type_name in {"Bounds", "Bbox", "Tile", "TileGDF", "TileXYZ", "ViewportGDF"}
+
+
+def _described(parameter: Parameter) -> dict[str, Json]:
+    return {
+        "name": parameter.name,
+        "type": parameter.type_name,
+        "choices": list(parameter.choices),
+        "default": parameter.literal,
+        "required": parameter.required,
+    }
+
+
+def _embedded(data: Mapping[str, Any]) -> str:
+    """JSON that can stand inside a script element, whatever text is in it."""
+    text = json.dumps(data)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _static(path: str) -> str:
+    return f"/static/{path}?v={__version__}"
+
+
+def _page(title: str, body: str, styles: Iterable[str] = ("page.css",)) -> str:
+    links = "\n".join(f'<link rel="stylesheet" href="{_static(path)}">' for path in styles)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+{links}
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

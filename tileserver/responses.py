@@ -68,9 +68,7 @@ def _missing(call: Call, encoded: Encoded) -> Response | None:
     return None
 
 
-def _headers(
-    request: Request, grant: Grant, call: Call, answer: Answer, http_max_age: int
-) -> dict[str, str]:
+def _headers(request: Request, grant: Grant, call: Call, answer: Answer, http_max_age: int) -> dict[str, str]:
     encoded = answer.stored.encoded
     headers = {
         **encoded.meta.get("headers", {}),
@@ -209,7 +207,7 @@ def _rewritten(text: str, hidden: Mapping[str, str] | None) -> str:
 def metadata(facts: Mapping[str, Any]) -> str:
     """The value of ``x-fused-metadata``: ASCII JSON of at most 8 KB; output is cut to fit, standard
     output in its middle, standard error at its beginning."""
-    chosen = {
+    chosen: dict[str, Any] = {
         "stdout": str(facts.get("stdout", "")),
         "stderr": str(facts.get("stderr", "")),
         "has_exception": bool(facts.get("has_exception", False)),

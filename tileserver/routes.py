@@ -7,26 +7,28 @@ routes stand at ``/`` and at ``/server/v1/realtime-shared/``.
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote, urlencode
 
+from mercantile import Tile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tileserver import documents, pages, pipeline, responses, tiles
 from tileserver.access import Credentials, Grant
-from tileserver.errors import InvalidTile, NotFound, UnknownToken, UnknownUdf
+from tileserver.errors import BadRequest, InvalidTile, NotFound, UdfError, UnknownToken, UnknownUdf
 from tileserver.params import Address, Call, QueryItems, is_reserved, parse_query
 from tileserver.pipeline import Services, Target
 
 _CANVAS_TOKEN: Final = re.compile(r"fc_[A-Za-z0-9]+", re.ASCII)
 _JOINED_TOKEN: Final = re.compile(r"(fc_[A-Za-z0-9]+)-(.+)", re.ASCII)
 _UDF_TOKEN: Final = re.compile(r"(fsh_[A-Za-z0-9]+|[0-9a-f]{64})(?:\.(.+))?", re.ASCII)
+
+_WHOLE_WORLD: Final = Tile(x=0, y=0, z=0)
 
 Resource = Callable[[Request, Target, Services], Awaitable[Response]]
 
@@ -85,9 +87,9 @@ def _resource(name: str | None, tail: list[str], token: str) -> tuple[Resource, 
         case ["run", "tiles", *_]:
             raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
         case ["run", "tiles.json"]:
-            return tilejson, Address(tile=tiles.Tile(x=0, y=0, z=0))
+            return tilejson, Address(tile=_WHOLE_WORLD)
         case ["map"]:
-            return map_page, Address()
+            return map_page, Address(tile=_WHOLE_WORLD)
     raise NotFound("no such address; a UDF answers at /TOKEN/NAME and /TOKEN/NAME/run/tiles/{z}/{x}/{y}")
 
 
@@ -110,7 +112,7 @@ async def tilejson(request: Request, target: Target, services: Services) -> Resp
     """TileJSON; the query's parameters are those of its tiles."""
     grant, call = await _resolved(request, target, services, "tilejson")
     layer = await pipeline.describe(call, services)
-    base = f"{_base(request, target)}/run/tiles/{{z}}/{{x}}/{{y}}.{layer.extension}"
+    base = f"{_base(request)}/run/tiles/{{z}}/{{x}}/{{y}}.{layer.extension}"
     query = urlencode([*_own_parameters(request), ("_v", layer.revision)])
     scope = "private" if grant.restricted else "public"
     return JSONResponse(
@@ -121,14 +123,21 @@ async def tilejson(request: Request, target: Target, services: Services) -> Resp
 async def map_page(request: Request, target: Target, services: Services) -> Response:
     """A page with the UDF on a map."""
     _, call = await _resolved(request, target, services, "map")
-    nonce = secrets.token_urlsafe(16)
-    page = pages.map_page(
-        udf=call.udf,
-        base_path=_path(request, target),
-        static_path="/static",
-        nonce=nonce,
-    )
-    return _page(page, nonce)
+    layer = call.udf.is_layer or await _is_layer(call, services)
+    nonce = pages.new_nonce()
+    page = pages.map_page(call.udf, _path(request), nonce, layer=layer)
+    return HTMLResponse(page, headers=pages.headers(nonce))
+
+
+async def _is_layer(call: Call, services: Services) -> bool:
+    """Whether a UDF that takes no bounds returns something for a map; one that fails says so on its page."""
+    try:
+        await pipeline.describe(call, services)
+    except (NotFound, BadRequest):
+        return False
+    except UdfError:
+        return True
+    return True
 
 
 async def canvas(request: Request, target: Target, services: Services) -> Response:
@@ -138,9 +147,9 @@ async def canvas(request: Request, target: Target, services: Services) -> Respon
     found = await services.catalog.canvas(grant.canvas)
     udfs = [udf for name, udf in sorted(found.udfs.items()) if grant.reaches(name)]
     if "text/html" in request.headers.get("accept", ""):
-        nonce = secrets.token_urlsafe(16)
-        return _page(pages.canvas_page(found.title, found.description, udfs, _path(request, target), nonce), nonce)
-    base = _base(request, target)
+        page = pages.canvas_page(found.title, found.description, udfs, _path(request))
+        return HTMLResponse(page, headers=pages.headers(pages.new_nonce()))
+    base = _base(request)
     rows = [
         {"name": udf.name, "title": udf.title, "description": udf.description, "url": f"{base}/{udf.name}"}
         for udf in udfs
@@ -153,9 +162,7 @@ async def canvas(request: Request, target: Target, services: Services) -> Respon
 # -- parts of them
 
 
-async def _resolved(
-    request: Request, target: Target, services: Services, route: str
-) -> tuple[Grant, Call]:
+async def _resolved(request: Request, target: Target, services: Services, route: str) -> tuple[Grant, Call]:
     facts = request.state.facts
     facts["route"] = route
     started = time.perf_counter()
@@ -166,7 +173,7 @@ async def _resolved(
         raise UnknownUdf("a canvas token needs a UDF's name after it")
     call = await pipeline.resolve(target, grant, parse_query(request.scope["query_string"]), services)
     facts["udf"] = call.udf.name
-    if call.tile is not None:
+    if call.tile is not None and route == "tile":
         facts["tile"] = f"{call.tile.z}/{call.tile.x}/{call.tile.y}"
     return grant, call
 
@@ -183,7 +190,7 @@ def _own_parameters(request: Request) -> QueryItems:
     return [(name, value) for name, value in request.query_params.multi_items() if not is_reserved(name)]
 
 
-def _path(request: Request, target: Target) -> str:
+def _path(request: Request) -> str:
     """The path that the UDF's other addresses begin with, as this request wrote it."""
     raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
     path = raw.decode("latin-1").partition("?")[0]
@@ -192,16 +199,8 @@ def _path(request: Request, target: Target) -> str:
     return path.rstrip("/")
 
 
-def _base(request: Request, target: Target) -> str:
+def _base(request: Request) -> str:
     """The same as an absolute URL; the Host has been checked at the edge."""
     services_url: str | None = request.app.state.public_url
     origin = services_url or f"{request.url.scheme}://{request.url.netloc}"
-    return origin.rstrip("/") + _path(request, target)
-
-
-def _page(html: str, nonce: str) -> Response:
-    headers = {
-        "content-security-policy": pages.content_security_policy(nonce),
-        "cache-control": "no-store",
-    }
-    return HTMLResponse(html, headers=headers)
+    return origin.rstrip("/") + _path(request)

@@ -21,7 +21,6 @@ _PLAIN_TYPES: Final = frozenset(
 )
 
 
-
 class NotAUdf(Exception):
     """The source has no decorated function: a module, not a UDF."""
 
@@ -48,6 +47,15 @@ class Parameter:
     @property
     def required(self) -> bool:
         return self.default is None
+
+    @property
+    def choices(self) -> tuple[Json, ...]:
+        """The values of a ``Literal[...]`` annotation."""
+        name, _, inner = self.annotation.strip("\"' ").rpartition("Literal[")
+        if not inner or name.rpartition(".")[0] not in {"", "typing"} or not inner.endswith("]"):
+            return ()
+        found = _plain(_literal(_parsed(f"[{inner}")))
+        return tuple(found) if isinstance(found, list) else ()
 
     @property
     def type_name(self) -> str:
@@ -186,6 +194,13 @@ def _decorator_arguments(decorator: ast.expr) -> dict[str, ast.expr]:
     if not isinstance(decorator, ast.Call):
         return {}
     return {keyword.arg: keyword.value for keyword in decorator.keywords if keyword.arg}
+
+
+def _parsed(expression: str) -> ast.expr | None:
+    try:
+        return ast.parse(expression, mode="eval").body
+    except SyntaxError:
+        return None
 
 
 def _literal(node: ast.expr | None) -> Any:

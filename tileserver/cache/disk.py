@@ -61,10 +61,10 @@ class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
         if mode == MODE_RAW and isinstance(value, bytes):
             return value
         if mode == MODE_BINARY and filename is not None:
-            path = os.path.realpath(os.path.join(self._directory, filename))
-            if path.startswith(os.path.realpath(self._directory) + os.sep):
-                with open(path, "rb") as file:
-                    return file.read()
+            folder = Path(self._directory).resolve()
+            path = (folder / filename).resolve()
+            if path.is_relative_to(folder):
+                return path.read_bytes()
         raise OSError("a value that this program did not write")
 
 

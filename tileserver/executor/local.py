@@ -368,7 +368,7 @@ class LocalPool:
         limits = {"output_limit": self._output_limit, "udf_cache": str(self._udf_cache)}
         self._started: asyncio.Future[int] = loop.create_future()
         self._zygote = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tileserver.worker", str(theirs.fileno()), json.dumps(limits)),
+            *(sys.executable, "-P", "-m", "tileserver.worker", str(theirs.fileno()), json.dumps(limits)),
             stdin=asyncio.subprocess.DEVNULL,
             env=self._environment(),
             pass_fds=(theirs.fileno(),),

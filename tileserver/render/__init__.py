@@ -69,7 +69,7 @@ def choose(kind: Kind, wanted: tuple[str, ...], default: Default) -> Format:
         # "vector:csv" and "raster:png" are the two legacy parameters, each for its own kinds only.
         group, _, name = entry.rpartition(":")
         row = FORMATS[name]
-        if group == "vector" and kind in _PIXELS or group == "raster" and kind not in _PIXELS:
+        if (group == "vector" and kind in _PIXELS) or (group == "raster" and kind not in _PIXELS):
             continue
         if kind in row.holds or (group and kind in row.also):
             return row

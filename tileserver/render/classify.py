@@ -47,7 +47,8 @@ class Classified:
     | bundle, response | as returned |
 
     ``bounds`` are west, south, east, north in ``crs`` (a WKT or ``EPSG:n`` text; EPSG:4326 for a pair
-    ``(array, bounds)``); both are None for an xarray object that doesn't say where it lies. ``original`` is what the UDF returned, for encoders that must say so.
+    ``(array, bounds)``); both are None for an xarray object that doesn't say where it lies.
+    ``original`` is what the UDF returned, for encoders that must say so.
     """
 
     kind: Kind

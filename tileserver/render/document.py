@@ -13,9 +13,9 @@ import json
 import re
 import zipfile
 from collections.abc import AsyncIterable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
-from dataclasses import replace
 from typing import Any, Final
 
 import pandas as pd

@@ -129,7 +129,7 @@ def _metres(geometry: Geometries, lonlat: bool, shift: float) -> Geometries:
     def project(coordinates: Coordinates) -> Coordinates:
         if lonlat:
             coordinates = np.column_stack(warp.mercator(coordinates[:, 0], coordinates[:, 1]))
-        return coordinates + (shift, 0.0)
+        return np.add(coordinates, (shift, 0.0))
 
     return np.asarray(shapely.transform(geometry, project))
 

@@ -205,7 +205,8 @@ def _open(found: Classified) -> Image.Image:
 
 def _undecodable(found: Classified, error: Exception) -> UnsupportedOutput:
     return UnsupportedOutput(
-        f"Result serialization failed: the {found.media_type} of {len(found.value)} bytes can't be decoded: {error}"
+        f"Result serialization failed: the {found.media_type} of {len(found.value)} bytes can't be decoded:"
+        f" {error}"
     )
 
 

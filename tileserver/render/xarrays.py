@@ -95,7 +95,7 @@ def _degrees(xs: NDArray[Any], ys: NDArray[Any], x: str, y: str) -> bool:
     counted = any(
         v.dtype.kind in "iu" and v[0] == 0 and np.array_equal(v, np.arange(len(v))) for v in (xs, ys)
     )
-    inside = np.abs(ys).max() <= 90 and -180 <= xs.min() and xs.max() <= 360
+    inside = np.abs(ys).max() <= 90 and xs.min() >= -180 and xs.max() <= 360
     return bool(inside) and not counted
 
 

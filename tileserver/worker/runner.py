@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 from tileserver import fused
-from tileserver.errors import BadRequest, TileServerError, UdfError, UnknownUdf, UnsupportedOutput
+from tileserver.errors import BadRequest, TileServerError, UnknownUdf, UnsupportedOutput
 from tileserver.fused import state
 from tileserver.protocol import Bundle, Encoded, Job
 from tileserver.render import encode
@@ -24,8 +24,8 @@ from tileserver.worker import arguments, calls, failures, sources
 def run_job(job: Job, bundle: Bundle) -> Encoded:
     """Execute the UDF's source, call its entry point, and encode what it returns.
 
-    The process must have entered the bundle (``sources.enter_bundle``). What fails in user code is also
-    written to standard error, as a traceback from its first frame on.
+    The process must have entered the bundle (``sources.enter_bundle``). A traceback travels in the error,
+    apart from what the UDF printed: not every caller may see it.
 
     :raises BadRequest: for render options that can't be met; nothing has run then.
     :raises UnknownUdf: when the bundle has no such UDF.
@@ -38,11 +38,10 @@ def run_job(job: Job, bundle: Bundle) -> Encoded:
         raise UnknownUdf(f"no UDF called {job.udf!r}")
     fused.install()
     vars(fused.options).clear()
-    with state.running(job, bundle) as run, _own_streams() as stderr:
+    with state.running(job, bundle) as run, _own_streams():
         outcome = _attempt(job, bundle, run)
-        if isinstance(outcome, Encoded):
-            return outcome
-        _write(outcome, stderr)
+    if isinstance(outcome, Encoded):
+        return outcome
     # Outside of any ``except``, so that the error keeps no frame of user code alive.
     raise outcome
 
@@ -91,19 +90,13 @@ def _ms(start: float, end: float) -> float:
 
 
 @contextmanager
-def _own_streams() -> Iterator[TextIO]:
-    """Undo what a UDF does to ``sys.stdout`` and ``sys.stderr``; yields the standard error from before."""
+def _own_streams() -> Iterator[None]:
+    """Undo what a UDF does to ``sys.stdout`` and ``sys.stderr``."""
     stdout, stderr = sys.stdout, sys.stderr
     try:
-        yield stderr
+        yield
     finally:
         sys.stdout, sys.stderr = stdout, stderr
         for stream in (stdout, stderr):
             if not stream.closed:
                 stream.flush()
-
-
-def _write(error: TileServerError, stderr: TextIO) -> None:
-    text = error.traceback if isinstance(error, UdfError) else ""
-    if not stderr.closed:
-        stderr.write(text or f"{error.message}\n")

@@ -10,6 +10,7 @@ import builtins
 import functools
 import importlib.abc
 import importlib.machinery
+import io
 import linecache
 import os
 import sys
@@ -104,7 +105,7 @@ def _compile(text: str, file: str) -> CodeType:
 
 @functools.lru_cache(maxsize=256)
 def _lines(text: str) -> list[str]:
-    return text.splitlines(keepends=True)
+    return io.StringIO(text, newline=None).readlines()  # splitlines() knows more ends of line than Python
 
 
 class _Environment:
