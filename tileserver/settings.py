@@ -23,6 +23,7 @@ from tileserver.errors import ConfigurationError
 from tileserver.units import parse_duration, parse_size
 
 PREFIX: Final = "TILESERVER_"
+_OF_THE_BUILD: Final = frozenset({"TILESERVER_NO_WEB"})  # may still be set when the server starts
 FILE: Final = "tileserver.toml"
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -283,7 +284,7 @@ def _from_file(workspace: Path) -> Rows:
 
 def _from_environment(environ: Mapping[str, str]) -> Rows:
     for name, value in environ.items():
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and name not in _OF_THE_BUILD:
             yield f"environment: {name}", name.removeprefix(PREFIX).lower(), value
 
 
