@@ -7,6 +7,7 @@ policy lets only the scripts run that carry the page's nonce: never whatever els
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -60,7 +61,7 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
 <div id="progress" role="progressbar" aria-label="Loading tiles"></div>
 <details id="panel" open>
 <summary><h1>{escape(udf.title)}</h1></summary>
-<p class="about">{escape(udf.description)}</p>
+<div class="about">{_prose(udf.description)}</div>
 <form id="parameters" aria-label="Parameters"></form>
 <p id="message" role="alert"></p>
 <p class="copies" id="copies"></p>
@@ -83,7 +84,7 @@ def canvas_page(title: str, description: str, udfs: Iterable[Udf], base: str) ->
     cards = "\n".join(_card(udf, f"{base}/{udf.name}") for udf in udfs)
     return _page(
         title,
-        f'<main><h1>{escape(title)}</h1><p>{escape(description)}</p><div class="cards">{cards}</div></main>',
+        f'<main><h1>{escape(title)}</h1>{_prose(description)}<div class="cards">{cards}</div></main>',
     )
 
 
@@ -92,7 +93,7 @@ def _card(udf: Udf, address: str) -> str:
     kinds = ("geojson", "csv", "parquet") if udf.is_layer else ("json", "csv", "parquet")
     data = " ".join(f'<a href="{here}.{kind}">{kind}</a>' for kind in kinds)
     return (
-        f'<article><h2><a href="{here}/map">{escape(udf.title)}</a></h2><p>{escape(udf.description)}</p>'
+        f'<article><h2><a href="{here}/map">{escape(udf.title)}</a></h2>{_prose(udf.description)}'
         f'<p class="links"><a href="{here}/map">map</a> {data} <code>{escape(udf.name)}</code></p></article>'
     )
 
@@ -111,9 +112,15 @@ _HOME_HINT: Final = (
 )
 
 
+def _prose(text: str) -> str:
+    """A docstring as people write it: blank lines end paragraphs, backquotes mark code."""
+    marked = re.sub(r"(`+)([^`]+)\1", r"<code>\2</code>", escape(text))
+    return "".join(f"<p>{part.strip()}</p>" for part in re.split(r"\n\s*\n", marked) if part.strip())
+
+
 def _asked(udf: Udf) -> list[Parameter]:
-    """Parameters for people: not those that the tile fills, nor what only code can give."""
-    filled = udf.signature.filled_by_tile if udf.is_layer else frozenset()
+    """Parameters for people: not those that the tile or the screen decides, nor what only code can give."""
+    filled = udf.signature.filled_by_tile | {"size"} if udf.is_layer else frozenset()
     return [p for p in udf.signature.parameters if p.name not in filled and not _is_geographic(p)]
 
 

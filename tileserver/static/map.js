@@ -157,7 +157,7 @@ async function makeMap() {
 
 /** Room for the panel, where it doesn't cover the map's own width. */
 function padding() {
-  const wide = window.innerWidth > 900;
+  const wide = window.innerWidth > 800;
   return { top: 30, bottom: 40, right: 40, left: wide ? 350 : 30 };
 }
 
