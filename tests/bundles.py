@@ -37,7 +37,7 @@ def bundle(
         if "@fused.udf" in text:
             udfs[path[:-3]] = _source(path, text, (modules or {}).get(path[:-3], plain))
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-    return Bundle(digest, "canvas", str(folder), texts, udfs, environment or {})
+    return Bundle(digest, "canvas", "canvas", str(folder), texts, udfs, environment or {})
 
 
 def _source(path: str, text: str, modules: Mapping[str, str]) -> Source:

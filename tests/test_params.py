@@ -17,7 +17,7 @@ from tileserver.signature import read
 from tileserver.udf import Udf, UdfSettings
 
 TILE = Address(tile=Tile(x=1, y=0, z=1))
-BUNDLE = Bundle("b", "c", "/c", {}, {}, {})
+BUNDLE = Bundle("b", "c", "c", "/c", {}, {}, {})
 
 
 def udf(parameters: str = "n: int = 1", *, decorator: str = "@fused.udf", **settings: object) -> Udf:

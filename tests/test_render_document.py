@@ -26,7 +26,7 @@ from tileserver.protocol import Job
 from tileserver.render.classify import Classified, classify
 from tileserver.render.document import bundle, html, response, svg
 
-JOB = Job(canvas="c", bundle="b", udf="<my & udf>", arguments={}, formats=("html",), default="page")
+JOB = Job(owner="c", bundle="b", udf="<my & udf>", arguments={}, formats=("html",), default="page")
 
 
 def page(value: Any) -> lxml_html.HtmlElement:

@@ -29,7 +29,7 @@ from tileserver.protocol import Job
 from tileserver.render import encoder
 from tileserver.render.classify import Classified
 
-JOB = Job(canvas="c", bundle="b", udf="u", arguments={}, formats=(), default="data")
+JOB = Job(owner="c", bundle="b", udf="u", arguments={}, formats=(), default="data")
 
 
 def encoded(value: Any, name: str, kind: Kind | None = None) -> tuple[bytes, dict[str, Any]]:

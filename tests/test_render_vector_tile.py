@@ -33,7 +33,7 @@ def encoded(
     bounds: Json = None,
 ) -> tuple[bytes, dict[str, Any]]:
     job = Job(
-        canvas="c",
+        owner="c",
         bundle="b",
         udf="u",
         arguments={} if bounds is None else {"bounds": bounds},

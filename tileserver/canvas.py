@@ -324,6 +324,7 @@ class _Reader:
         ]
         return Bundle(
             id=_digest(facts),
+            owner=self.folder.name,
             canvas=self.folder.name,
             folder=str(self.folder),
             files=files,

@@ -17,7 +17,8 @@ Messages are written for the caller: they name what was wrong and what would be 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 ErrorType = Literal["serialization_error", "timeout_error"]
 
@@ -79,7 +80,8 @@ class UdfError(TileServerError):
     """The function failed. ``message`` has the form ``ValueError: boom``.
 
     ``lineno`` counts lines of the function's own source from 1. ``traceback`` begins at its first
-    frame; only callers who may read the code get to see it.
+    frame; only callers who may read the code get to see it. ``read_caller`` says that the run had looked
+    at who asked: another caller's may end otherwise.
     """
 
     status = 422
@@ -94,6 +96,7 @@ class UdfError(TileServerError):
         traceback: str = "",
         stdout: str = "",
         stderr: str = "",
+        read_caller: bool = False,
     ) -> None:
         super().__init__(message)
         self.exception_class = exception_class or type(self).__name__
@@ -101,6 +104,7 @@ class UdfError(TileServerError):
         self.traceback = traceback
         self.stdout = stdout
         self.stderr = stderr
+        self.read_caller = read_caller
 
 
 class CoercionError(UdfError):
@@ -123,7 +127,40 @@ class UdfKilled(UdfError):
 
 class Overloaded(TileServerError):
     status = 503
+    retry_after = 1
 
     def __init__(self, message: str, *, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+def describe(error: TileServerError) -> dict[str, Any]:
+    """An error as JSON, for the other end of a worker's channel."""
+    facts: dict[str, Any] = {"class": type(error).__name__, "message": error.message}
+    if isinstance(error, UdfError):
+        facts |= {name: getattr(error, name) for name in _UDF_FACTS}
+    return facts
+
+
+def restore(facts: Mapping[str, Any]) -> TileServerError:
+    """The error that was described; of a class that isn't known, a ``UdfError``. Nothing in ``facts`` is
+    trusted to be what it should be."""
+    message = str(facts.get("message"))
+    kind = globals().get(str(facts.get("class")))
+    if not (isinstance(kind, type) and issubclass(kind, TileServerError)):
+        kind = UdfError
+    if issubclass(kind, UdfError):
+        lineno = facts.get("lineno")
+        texts = {name: str(facts.get(name) or "") for name in _UDF_FACTS[:4]}
+        return kind(
+            message,
+            lineno=lineno if isinstance(lineno, int) else None,
+            read_caller=bool(facts.get("read_caller")),
+            **texts,
+        )
+    error = kind.__new__(kind)
+    TileServerError.__init__(error, message)
+    return error
+
+
+_UDF_FACTS = ("exception_class", "traceback", "stdout", "stderr", "lineno", "read_caller")

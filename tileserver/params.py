@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -61,6 +61,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """What a run may know of who asked for it; no part of what is asked for. ``recursion`` counts UDFs that
+    called one another, from 1; ``nested`` of them wait on this server."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    recursion: int = 1
+    nested: int = 0
+
+
+NOBODY: Final = Caller()
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A request that is ready to run: arguments are still text, ``max_age`` is the reader's (seconds)."""
 
@@ -73,16 +86,17 @@ class Call:
     max_age: int
     time_limit: float
     bundle: Bundle
+    caller: Caller = NOBODY
 
     @property
     def tag(self) -> str:
         """What a purge goes by."""
-        return f"{self.udf.canvas}/{self.udf.name}"
+        return f"{self.bundle.owner}/{self.udf.name}"
 
     def cache_key(self) -> str:
         """The same for the same code, arguments, tile, formats and rendering, whoever asks."""
         facts = [
-            *(__version__, self.udf.canvas, self.udf.name, self.udf.revision),
+            *(__version__, self.bundle.owner, self.udf.name, self.udf.revision),
             *(self.udf.signature.entry, sorted(self.arguments.items()), self.tile),
             *(self.formats, self.default, asdict(self.options)),
         ]
@@ -90,7 +104,7 @@ class Call:
 
     def job(self) -> Job:
         return Job(
-            canvas=self.udf.canvas,
+            owner=self.bundle.owner,
             bundle=self.bundle.id,
             udf=self.udf.name,
             arguments=self.arguments,
@@ -98,6 +112,9 @@ class Call:
             default=self.default,
             options=self.options,
             tile=self.tile,
+            headers=self.caller.headers,
+            recursion=self.caller.recursion,
+            nested=self.caller.nested,
             time_limit=self.time_limit,
         )
 

@@ -57,11 +57,13 @@ class RenderOptions:
 class Job:
     """One run: which function of which bundle, with which arguments, in which formats.
 
-    ``arguments`` holds text as it came in the query (a list for a repeated key), or plain JSON values
-    where the caller could say more (posted objects, defaults).
+    ``owner`` is whose worker runs it (see ``Bundle``). ``arguments`` holds text as it came in the query (a
+    list for a repeated key), or plain JSON values where the caller could say more (posted objects,
+    defaults). ``headers`` is what the UDF may see of its caller. ``recursion`` counts UDFs that called one
+    another, from 1; ``nested`` of them wait on this server for this one.
     """
 
-    canvas: str
+    owner: str
     bundle: str
     udf: str
     arguments: Mapping[str, Json]
@@ -71,6 +73,7 @@ class Job:
     tile: Tile | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     recursion: int = 1
+    nested: int = 0
     time_limit: float = 120.0
 
     def to_json(self) -> dict[str, Any]:
@@ -93,8 +96,8 @@ class Job:
 
 
 _JOB_PLAIN: Final = (
-    *("canvas", "bundle", "udf", "arguments", "formats", "default"),
-    *("headers", "recursion", "time_limit"),
+    *("owner", "bundle", "udf", "arguments", "formats", "default"),
+    *("headers", "recursion", "nested", "time_limit"),
 )
 
 
@@ -116,10 +119,13 @@ class Source:
 class Bundle:
     """All sources that a canvas's UDFs may need, sent to a worker once for each ``id``.
 
-    ``folder`` is the working directory of the run; ``files`` maps paths relative to it to text.
+    ``owner`` has workers, caches and scratch of its own: the canvas, or for posted code the access token
+    that posted it (``canvas`` is then empty, or names the canvas whose files it may use). ``folder`` is the
+    working directory of the run; ``files`` maps paths relative to it to text.
     """
 
     id: str
+    owner: str
     canvas: str
     folder: str
     files: Mapping[str, str]

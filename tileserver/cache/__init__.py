@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Protocol
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
 from tileserver.cache.record import Stored
+from tileserver.errors import UdfError
 from tileserver.protocol import Encoded
 
 __all__ = ["Cache", "CacheTier", "Outcome", "Stored", "clear_disk", "disk_stats"]
@@ -72,14 +73,24 @@ class Cache:
             return self._counted(stored, "hit")
         flight = self._flights.get(key)
         if flight is not None:
-            joined = await asyncio.shield(flight)
-            if _for_everybody(joined):
+            joined = await self._joined(flight)
+            if joined is not None:
                 return self._counted(joined, "shared")
             return self._counted(await self._run(key, compute), "miss")
         flight = asyncio.create_task(self._run_and_store(key, compute, tag))
         self._flights[key] = flight
         flight.add_done_callback(lambda done: self._landed(key, done))
         return self._counted(await asyncio.shield(flight), "miss")
+
+    async def _joined(self, flight: asyncio.Task[Stored]) -> Stored | None:
+        """What a run under way gives; None when that is only for whoever began it."""
+        try:
+            stored = await asyncio.shield(flight)
+        except UdfError as error:
+            if error.read_caller:
+                return None
+            raise
+        return stored if _for_everybody(stored) else None
 
     def stats(self) -> dict[str, Any]:
         """Outcomes so far, and what each tier holds."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 from tileserver.protocol import Bundle, Encoded, Job
+
+# Answers what a run asks of the server while it runs: a header and a body each way. What it raises is
+# raised again inside the run.
+Answers: TypeAlias = Callable[[Mapping[str, Any], bytes], Awaitable[tuple[dict[str, Any], bytes]]]
 
 
 class Executor(Protocol):
     """Runs jobs of canvases; entering it makes it ready, leaving it ends every process it started."""
 
-    async def run(self, job: Job, bundle: Bundle) -> Encoded:
-        """Run one job.
+    async def run(self, job: Job, bundle: Bundle, answers: Answers | None = None) -> Encoded:
+        """Run one job; ``answers`` serves its nested calls.
 
         ``meta`` of the answer has ``stdout``, ``stderr``, ``queue_ms`` and ``run_ms`` besides what the
         worker said.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from tileserver.protocol import LENGTHS, MAX_HEADER, pack
@@ -18,23 +18,30 @@ class ChannelClosed(Exception):
     """The worker's end is gone, or what came from it is no frame."""
 
 
+Heard = Callable[[dict[str, Any], bytes], None]
+
+
 class Channel(asyncio.BufferedProtocol):
     """One frame at a time: lengths are checked before anything is allocated, and the body is received
-    into its final buffer."""
+    into its final buffer. Until a request is answered, the worker may send frames that ask for something."""
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
         self._transport: asyncio.Transport | None = None
         self._reply: asyncio.Future[tuple[dict[str, Any], bytes]] | None = None
+        self._asked: Heard | None = None
         self._closed = asyncio.get_running_loop().create_future()
         self._expect_lengths()
 
-    async def request(self, header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        """Send a frame and wait for the one that answers it.
+    async def request(
+        self, header: Mapping[str, Any], body: bytes, asked: Heard | None = None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Send a frame and wait for the one that answers it; ``asked`` is given those that ask, until then.
 
         :raises ChannelClosed: when the worker ends, or answers with something else.
         """
         self._reply = asyncio.get_running_loop().create_future()
+        self._asked = asked
         self.send(header, body)
         return await self._reply
 
@@ -105,7 +112,10 @@ class Channel(asyncio.BufferedProtocol):
         if self._reply is None or self._reply.done() or not isinstance(header, dict):
             self.close()  # an answer that nobody asked for: this worker is not to be trusted
             return False
-        self._reply.set_result((header, body))
+        if header.get("type") == "ask" and self._asked is not None:
+            self._asked(header, body)
+        else:
+            self._reply.set_result((header, body))
         return True
 
 

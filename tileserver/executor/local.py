@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 
 from tileserver import errors
 from tileserver.errors import Overloaded, TileServerError, UdfError, UdfKilled, UdfTimeout
+from tileserver.executor import Answers
 from tileserver.executor.channel import Channel, ChannelClosed, Drain
 from tileserver.protocol import Bundle, Encoded, Job
 
@@ -33,6 +34,7 @@ log = logging.getLogger("tileserver.executor")
 _SPARE: Final = 2  # workers of no canvas kept ready
 _RUNS_BEFORE_RETIRING: Final = 5000
 _EXIT_WAIT: Final = 0.5
+_MAX_ASKING: Final = 64  # nested calls of one run at the same time
 _START_LIMIT: Final = 60.0
 
 # What a worker inherits of the server's environment. Never secrets: UDF code can read all of it.
@@ -56,11 +58,12 @@ class _Worker:
     stdout: Drain
     stderr: Drain
     exited: asyncio.Future[int]
-    canvas: str | None = None
+    owner: str | None = None
     bundle: str | None = None
     runs: int = 0
     last_udf: str = ""
     busy: bool = False
+    asking: int = 0  # nested calls that its run waits for
     gone: bool = False
 
     @property
@@ -147,14 +150,16 @@ class LocalPool:
 
     # -- running
 
-    async def run(self, job: Job, bundle: Bundle) -> Encoded:
+    async def run(self, job: Job, bundle: Bundle, answers: Answers | None = None) -> Encoded:
         """See ``Executor.run``."""
         arrived = time.monotonic()
         worker = await self._acquire(job)
         started = time.monotonic()
+        asking = _Asking(worker, answers or _nothing_to_ask, self._dispatch)
         try:
-            encoded = await self._run_on(worker, job, bundle)
+            encoded = await self._run_on(worker, job, bundle, asking)
         finally:
+            asking.end()
             self._release(worker)
         took = {
             "queue_ms": round(1000 * (started - arrived), 3),
@@ -162,7 +167,7 @@ class LocalPool:
         }
         return Encoded(encoded.body, encoded.media_type, encoded.created, {**encoded.meta, **took})
 
-    async def _run_on(self, worker: _Worker, job: Job, bundle: Bundle) -> Encoded:
+    async def _run_on(self, worker: _Worker, job: Job, bundle: Bundle, asking: _Asking) -> Encoded:
         self._counts["runs"] += 1
         worker.runs += 1
         worker.last_udf = job.udf
@@ -174,7 +179,7 @@ class LocalPool:
                     worker.channel.send({"type": "bundle"}, json.dumps(bundle.to_json()).encode())
                     worker.bundle = bundle.id
                 header, body = await worker.channel.request(
-                    {"type": "run"}, json.dumps(job.to_json()).encode()
+                    {"type": "run"}, json.dumps(job.to_json()).encode(), asking.hear
                 )
         except TimeoutError:
             self._counts["timeouts"] += 1
@@ -215,12 +220,13 @@ class LocalPool:
     # -- who runs next
 
     async def _acquire(self, job: Job) -> _Worker:
-        queue = self._queues.setdefault(job.canvas, deque())
-        if len(queue) >= self._queue_limit:
+        queue = self._queues.setdefault(job.owner, deque())
+        if len(queue) >= self._queue_limit and not job.nested:
             self._counts["refused"] += 1
             raise Overloaded(f"{len(queue)} runs of this canvas are waiting already (queue_limit)")
         waiting = _Waiting(job, asyncio.get_running_loop().create_future())
-        queue.append(waiting)
+        # Before all that are less deep: a run that others wait for must not wait for new ones.
+        queue.insert(next((n for n, w in enumerate(queue) if w.job.nested < job.nested), len(queue)), waiting)
         self._dispatch()
         try:
             async with asyncio.timeout(self._queue_time_limit):
@@ -237,15 +243,15 @@ class LocalPool:
         finally:
             with suppress(ValueError):
                 queue.remove(waiting)
-            if not queue and self._queues.get(job.canvas) is queue:
-                del self._queues[job.canvas]
+            if not queue and self._queues.get(job.owner) is queue:
+                del self._queues[job.owner]
 
     def _dispatch(self) -> None:
         """Hand idle workers to those who wait, one canvas after the other."""
         progress = True
         while progress:
             progress = False
-            for canvas, queue in tuple(self._queues.items()):
+            for owner, queue in self._in_turn():
                 while queue and queue[0].worker.done():
                     queue.popleft()
                 if not queue:
@@ -253,28 +259,33 @@ class LocalPool:
                 worker = self._worker_for(queue[0].job)
                 if worker is None:
                     continue
-                worker.busy, worker.canvas = True, canvas
+                worker.busy, worker.owner = True, owner
                 queue.popleft().worker.set_result(worker)
-                self._queues.move_to_end(canvas)
+                self._queues.move_to_end(owner)
                 progress = True
         self._replenish()
+
+    def _in_turn(self) -> list[tuple[str, deque[_Waiting]]]:
+        """Queues with somebody in them: those with the deepest nested run first, then in turn."""
+        waiting = [(owner, queue) for owner, queue in self._queues.items() if queue]
+        return sorted(waiting, key=lambda item: -item[1][0].job.nested)
 
     def _worker_for(self, job: Job) -> _Worker | None:
         """An idle worker of the canvas, best the last to run this UDF; else one of no canvas."""
         idle = [w for w in self._workers.values() if w.usable and not w.busy]
-        own = [w for w in idle if w.canvas == job.canvas]
+        own = [w for w in idle if w.owner == job.owner]
         for worker in own:
             if worker.last_udf == job.udf and worker.bundle == job.bundle:
                 return worker
         if own:
             return own[-1]
-        return next((w for w in idle if w.canvas is None), None)
+        return next((w for w in idle if w.owner is None), None)
 
     def _release(self, worker: _Worker) -> None:
         worker.busy = False
         if not worker.usable:
             self._discard(worker)
-        elif worker.runs >= _RUNS_BEFORE_RETIRING:
+        elif worker.runs >= _RUNS_BEFORE_RETIRING or self._room() < 0:
             self._counts["retired"] += 1
             self._kill(worker)
         if not self._closing:
@@ -292,18 +303,23 @@ class LocalPool:
         """How many workers to fork now: for those who wait, and a few spare ones. Where the pool is full
         while somebody waits, an idle worker of another canvas goes."""
         usable = [w for w in self._workers.values() if w.usable]
-        spare = sum(w.canvas is None and not w.busy for w in usable)
+        spare = sum(w.owner is None and not w.busy for w in usable)
         waiting = sum(len(queue) for queue in self._queues.values())
         missing = max(waiting, _SPARE) - spare
-        room = self._size - len(usable)
+        room = self._room()
         if room <= 0 and waiting and spare == 0:
-            idle = (w for w in usable if not w.busy and w.canvas not in self._queues)
+            idle = (w for w in usable if not w.busy and w.owner not in self._queues)
             evicted = next(idle, None)
             if evicted is not None:
                 self._counts["retired"] += 1
                 self._kill(evicted)
                 room = 1
         return min(missing, room)
+
+    def _room(self) -> int:
+        """How many more workers there may be. One that waits for a nested call leaves its place to that:
+        if it did not, workers that all wait for one another would wait for ever."""
+        return self._size - sum(w.usable and not w.asking for w in self._workers.values())
 
     async def _fork_until_enough(self) -> None:
         while not self._closing and self._make_room() > 0:
@@ -442,21 +458,50 @@ class LocalPool:
         self._control.close()
 
 
+class _Asking:
+    """The nested calls of one run: served as tasks, which end with the run."""
+
+    def __init__(self, worker: _Worker, answers: Answers, changed: Callable[[], None]) -> None:
+        self._worker = worker
+        self._answers = answers
+        self._changed = changed
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def hear(self, header: dict[str, Any], body: bytes) -> None:
+        task = asyncio.create_task(self._serve(header, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, header: dict[str, Any], body: bytes) -> None:
+        self._worker.asking += 1
+        self._changed()
+        try:
+            if self._worker.asking > _MAX_ASKING:
+                raise Overloaded(f"a run may wait for {_MAX_ASKING} others at a time")
+            reply, content = await self._answers(header, body)
+        except TileServerError as error:
+            reply, content = {"failure": errors.describe(error)}, b""
+        finally:
+            self._worker.asking -= 1
+        with suppress(ChannelClosed):
+            self._worker.channel.send({"type": "answer", "number": header.get("number"), **reply}, content)
+
+    def end(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+
+
+async def _nothing_to_ask(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+    raise errors.BadRequest("this run can't call others")
+
+
 def _failure(header: Mapping[str, Any]) -> TileServerError:
-    """The exception that a worker described; an unknown class is an ordinary failure of the UDF."""
-    kind = getattr(errors, str(header.get("class")), UdfError)
-    message = str(header.get("message"))
-    if kind is errors.BadRequest or kind is errors.UnknownFormat:
-        return errors.BadRequest(message)
-    if not (isinstance(kind, type) and issubclass(kind, UdfError)):
-        kind = UdfError
-    lineno = header.get("lineno")
-    return kind(
-        message,
-        exception_class=str(header.get("exception_class") or ""),
-        lineno=lineno if isinstance(lineno, int) else None,
-        traceback=str(header.get("traceback") or ""),
-    )
+    """The exception that a worker described: a failure of the UDF, or what was wrong with the request."""
+    error = errors.restore(header)
+    if isinstance(error, UdfError):
+        return error
+    kind = errors.BadRequest if isinstance(error, errors.BadRequest) else UdfError
+    return kind(error.message)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

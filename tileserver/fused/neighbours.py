@@ -118,7 +118,7 @@ def _call(function: Callable[..., Any], signature: Signature, parameters: Mappin
 def _own_name(name: str) -> str:
     """The plain name of a UDF of this canvas; ``canvas/name`` is accepted too."""
     current = state.current()
-    own = name.removeprefix(f"{current.job.canvas}/")
+    own = name.removeprefix(f"{current.bundle.canvas}/")
     if own in current.bundle.udfs:
         return own
     if "://" in name or name.startswith(("fc_", "fsh_", "UDF_")):

@@ -18,8 +18,9 @@ import sys
 import traceback
 from typing import Any, NoReturn, TextIO
 
-from tileserver.errors import BadRequest, TileServerError, UdfError, UnsupportedOutput
-from tileserver.protocol import LENGTHS, Bundle, Encoded, Job, pack
+from tileserver.errors import TileServerError, UnsupportedOutput, describe
+from tileserver.protocol import Bundle, Encoded, Job
+from tileserver.worker.nested import Line, connect
 
 # Imported before the first fork, so that children share their pages. Only importing is safe here.
 _PRELOADED = (
@@ -132,25 +133,24 @@ def _text_stream(descriptor: int) -> TextIO:
 
 class _Child:
     def __init__(self, channel: socket.socket, limits: dict[str, Any]) -> None:
-        self.channel = channel
+        self.line = Line(channel)
+        connect(self.line)
         self.output_limit = int(limits["output_limit"])
         self.cache_root = str(limits["udf_cache"])
         self.bundle: Bundle | None = None
 
     def serve(self) -> None:
         while True:
-            header, body = self._receive()
+            header, body = self.line.receive()
             if header["type"] == "bundle":
                 self._enter(Bundle.from_json(json.loads(body)))
                 continue
-            answer, content = self._answer(Job.from_json(json.loads(body)))
-            for piece in pack(answer, content):
-                self.channel.sendall(piece)
+            self.line.send(*self._answer(Job.from_json(json.loads(body))))
 
     def _enter(self, bundle: Bundle) -> None:
         from tileserver.worker.sources import enter_bundle
 
-        os.environ["TILESERVER_UDF_CACHE"] = os.path.join(self.cache_root, bundle.canvas)
+        os.environ["TILESERVER_UDF_CACHE"] = os.path.join(self.cache_root, bundle.owner)
         enter_bundle(bundle)
         self.bundle = bundle
 
@@ -161,7 +161,7 @@ class _Child:
         try:
             encoded = self._within_limit(run_job(job, self.bundle))
         except TileServerError as error:
-            return describe_failure(error), b""
+            return {"type": "failure", **describe(error)}, b""
         header = {"type": "result", "media_type": encoded.media_type, "created": encoded.created}
         return {**header, "meta": dict(encoded.meta)}, encoded.body
 
@@ -172,34 +172,6 @@ class _Child:
                 f" the limit of {self.output_limit} (output_limit)"
             )
         return encoded
-
-    def _receive(self) -> tuple[dict[str, Any], bytes]:
-        header_length, body_length = LENGTHS.unpack(self._exactly(LENGTHS.size))
-        return json.loads(self._exactly(header_length)), self._exactly(body_length)
-
-    def _exactly(self, length: int) -> bytes:
-        buffer = bytearray(length)
-        view = memoryview(buffer)
-        while view:
-            count = self.channel.recv_into(view)
-            if not count:
-                os._exit(0)  # the server has no more use for this worker
-            view = view[count:]
-        return bytes(buffer)
-
-
-def describe_failure(error: TileServerError) -> dict[str, Any]:
-    """A failure as a frame's header; the pool raises the same class again on its side."""
-    header: dict[str, Any] = {"type": "failure", "class": type(error).__name__, "message": error.message}
-    if isinstance(error, UdfError):
-        header |= {
-            "exception_class": error.exception_class,
-            "lineno": error.lineno,
-            "traceback": error.traceback,
-        }
-    elif not isinstance(error, BadRequest):
-        header["class"] = "UdfError"
-    return header
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tileserver import fused
-from tileserver.errors import BadRequest, TileServerError, UnknownUdf, UnsupportedOutput
+from tileserver.errors import BadRequest, TileServerError, UdfError, UnknownUdf, UnsupportedOutput
 from tileserver.fused import state
 from tileserver.protocol import Bundle, Encoded, Job
 from tileserver.render import encode
@@ -42,6 +42,8 @@ def run_job(job: Job, bundle: Bundle) -> Encoded:
         outcome = _attempt(job, bundle, run)
     if isinstance(outcome, Encoded):
         return outcome
+    if isinstance(outcome, UdfError):
+        outcome.read_caller = run.read_caller
     # Outside of any ``except``, so that the error keeps no frame of user code alive.
     raise outcome
 
