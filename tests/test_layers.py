@@ -31,7 +31,9 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
     ),
     *("pyarrow", "pyproj", "rasterio", "rio_tiler", "rioxarray", "shapely", "xarray", "zstandard"),
 }
-PIPELINE = frozenset({"access", "catalog", "canvas", "params", "cache", "executor", "settings", "pipeline"})
+PIPELINE = frozenset(
+    {"access", "catalog", "canvas", "params", "posted", "cache", "executor", "settings", "pipeline"}
+)
 
 # Per module: modules of ours that it may import, by their first name, and libraries. The longest matching
 # name counts; within a folder, imports of the folder's own modules are always allowed.
@@ -48,6 +50,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "canvas": (CORE, frozenset()),
     "catalog": (CORE | {"canvas"}, frozenset()),
     "params": (CORE, CORE_LIBRARIES),
+    "posted": (CORE | {"params"}, frozenset()),
+    "runs": (CORE, frozenset()),
     "cache": (CORE, frozenset({"diskcache"})),
     "executor": (CORE, CORE_LIBRARIES),
     "telemetry": (CORE, frozenset()),
@@ -62,8 +66,9 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         CORE | {"access", "params", "pipeline", "pages", "responses", "telemetry"},
         SERVER_LIBRARIES,
     ),
+    "platform": (CORE | PIPELINE | {"responses", "runs", "telemetry"}, SERVER_LIBRARIES),
     "app": (
-        CORE | PIPELINE | {"edge", "pages", "responses", "routes", "telemetry"},
+        CORE | PIPELINE | {"edge", "pages", "platform", "responses", "routes", "telemetry"},
         SERVER_LIBRARIES,
     ),
     "server": (CORE | PIPELINE | {"app", "telemetry"}, frozenset({"starlette", "uvicorn", "uvloop"})),

@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from tileserver import __version__, pages, responses
+from tileserver import __version__, pages, platform, responses
 from tileserver.access import Access
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
@@ -49,6 +49,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         access = Access(settings.state_dir, fixed=fixed_tokens or {})
         cache = Cache.open(settings.cache_dir, settings.cache_size, settings.memory_cache)
+        app.state.runs = platform.make_runs()
         try:
             async with executor or _local_pool(settings) as running:
                 catalog = Catalog(settings.workspace)
@@ -58,6 +59,7 @@ def create_app(
                         log.warning("%s/%s", name, problem)
                 yield
         finally:
+            await app.state.runs.close()
             await cache.close()
             access.close()
 
@@ -71,7 +73,9 @@ def create_app(
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Mount("/static", _Static(directory=pages.STATIC), middleware=[Middleware(GZipMiddleware)]),
+            *platform.SHARED_ROUTES,
             Mount("/server/v1/realtime-shared", shared),
+            Mount("/server/v1", routes=[*platform.ROUTES, Mount("/", _nothing_here)]),
             Mount("/server", _nothing_here),
             Mount("/", shared),
         ],

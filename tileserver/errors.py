@@ -7,7 +7,7 @@
     │  └─ UnknownToken · UnknownUdf · InvalidTile
     ├─ MethodNotAllowed                405
     ├─ BadRequest                      422   the request's fault: nothing has run
-    │  └─ UnknownFormat
+    │  └─ UnknownFormat · InvalidBody
     ├─ UdfError                        422   the function's fault: message, line in its code, its output
     │  └─ CoercionError · UnsupportedOutput · UdfTimeout · UdfKilled
     └─ Overloaded                      503   with Retry-After
@@ -74,6 +74,14 @@ class BadRequest(TileServerError):
 
 class UnknownFormat(BadRequest):
     pass
+
+
+class InvalidBody(BadRequest):
+    """A field of a posted body is wrong: ``where`` is the path to it, ``kind`` a short name of the reason."""
+
+    def __init__(self, where: tuple[str | int, ...], reason: str, kind: str) -> None:
+        super().__init__(f"{'.'.join(map(str, where))}: {reason}")
+        self.details = [{"loc": list(where), "msg": reason, "type": kind}]
 
 
 class UdfError(TileServerError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl
@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 from mercantile import Tile
 
 from tileserver import __version__, formats
-from tileserver.errors import BadRequest
+from tileserver.errors import BadRequest, UdfError
 from tileserver.protocol import DEFAULT_EXTENT, DEFAULT_SIZE, Bundle, Default, Job, Json, RenderOptions
 from tileserver.udf import Udf
 from tileserver.units import parse_duration
@@ -25,6 +25,7 @@ from tileserver.units import parse_duration
 QueryItems = Sequence[tuple[str, str]]
 
 DEFAULT_MAX_AGE: Final = 90 * 86400
+RECURSION_LIMIT: Final = 5
 MAX_PARAMETERS: Final = 2000
 RESAMPLING: Final = ("nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mode")
 
@@ -69,6 +70,24 @@ class Caller:
     recursion: int = 1
     nested: int = 0
 
+    @classmethod
+    def of(cls, headers: Iterable[tuple[str, str]], shown: Mapping[str, str]) -> Caller:
+        """The caller of an HTTP request; ``shown`` is what the server itself says of them."""
+        own = {name.lower(): value for name, value in headers}
+        depth = own.get("fused-recursion", "")
+        return cls(
+            headers={**{name: value for name, value in own.items() if not _is_hidden(name)}, **shown},
+            recursion=max(1, int(depth)) if depth.isascii() and depth.isdigit() and len(depth) < 9 else 1,
+        )
+
+
+def _is_hidden(header: str) -> bool:
+    """Credentials, what proxies add, and what only the server may say of a caller."""
+    return header in _HIDDEN or header.startswith(_HIDDEN_PREFIXES)
+
+
+_HIDDEN_PREFIXES: Final = ("proxy-", "x-forwarded-", "fused-share-", "fused-session-")
+_HIDDEN: Final = frozenset({"authorization", "cookie", "forwarded", "via", "x-real-ip", "true-client-ip"})
 
 NOBODY: Final = Caller()
 
@@ -137,13 +156,28 @@ def parse_query(query: bytes) -> list[tuple[str, str]]:
         raise BadRequest(f"more than {MAX_PARAMETERS} query parameters") from None
 
 
-def build_call(udf: Udf, bundle: Bundle, address: Address, query: QueryItems, *, limits: Limits) -> Call:
-    """Turn a request for a UDF into a call.
+def build_call(
+    udf: Udf,
+    bundle: Bundle,
+    address: Address,
+    query: QueryItems,
+    *,
+    limits: Limits,
+    arguments: Mapping[str, Json] | None = None,
+    caller: Caller = NOBODY,
+) -> Call:
+    """Turn a request for a UDF into a call. ``arguments`` are those of a posted UDF, beside the query's.
 
     :raises BadRequest: for a malformed reserved parameter or render option, a size beyond the limit,
         or a tile of a UDF whose mode is ``single``.
     :raises UnknownFormat: naming the known ones.
+    :raises UdfError: when UDFs have called one another too deep.
     """
+    if caller.recursion > RECURSION_LIMIT:
+        raise UdfError(
+            f"RecursionError: UDFs call one another more than {RECURSION_LIMIT} deep",
+            exception_class="RecursionError",
+        )
     if address.tile is not None and udf.settings.mode == "single":
         raise BadRequest(f"{udf.name} has mode = single in canvas.toml: it has no tiles")
     tiled = address.tile is not None
@@ -151,7 +185,11 @@ def build_call(udf: Udf, bundle: Bundle, address: Address, query: QueryItems, *,
     default: Default = "tile" if tiled else "page" if address.page else "data"
     return Call(
         udf=udf,
-        arguments={**udf.defaults, **_arguments(udf, query, tiled=tiled)},
+        arguments={
+            **udf.defaults,
+            **_arguments(udf, query, tiled=tiled),
+            **_posted_arguments(udf, arguments or {}, tiled=tiled),
+        },
         tile=address.tile,
         formats=_formats(address.extension, query),
         default=default,
@@ -159,7 +197,18 @@ def build_call(udf: Udf, bundle: Bundle, address: Address, query: QueryItems, *,
         max_age=_max_age(udf, query),
         time_limit=udf.settings.time_limit or limit,
         bundle=bundle,
+        caller=caller,
     )
+
+
+def _posted_arguments(udf: Udf, arguments: Mapping[str, Json], *, tiled: bool) -> dict[str, Json]:
+    ignored = udf.signature.filled_by_tile if tiled else frozenset()
+    known, takes_any = udf.signature.names - ignored, udf.signature.takes_any
+    return {
+        name: value
+        for name, value in arguments.items()
+        if value is not None and (name in known or (takes_any and name not in ignored))
+    }
 
 
 def _arguments(udf: Udf, query: QueryItems, *, tiled: bool) -> dict[str, Json]:

@@ -1,7 +1,8 @@
 """The one line from an address to bytes: access, catalogue, call, cache, executor.
 
-``admit`` decides access, ``resolve`` turns an address into a call, ``answer`` a call into bytes, and
-``describe`` a call into what map documents say. No step calls the next; only this module knows them all.
+``admit`` decides access, ``resolve`` turns an address into a call (``resolve_posted`` a posted body),
+``answer`` a call into bytes, and ``describe`` a call into what map documents say. No step calls the next;
+only this module knows them all.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mercantile import Tile
 
-from tileserver.access import Access, Credentials, Grant
+from tileserver.access import Access, Credentials, Grant, Identity
 from tileserver.cache import Cache, Outcome, Stored
 from tileserver.catalog import Catalog
 from tileserver.documents import Layer
-from tileserver.errors import NotFound, UnknownUdf
-from tileserver.executor import Executor
+from tileserver.errors import BadRequest, Forbidden, NotFound, UnknownUdf
+from tileserver.executor import Answers, Executor
 from tileserver.formats import FORMATS, PICTURES
-from tileserver.params import Address, Call, Limits, QueryItems, build_call
-from tileserver.protocol import Encoded
+from tileserver.params import NOBODY, Address, Call, Caller, Limits, QueryItems, build_call
+from tileserver.posted import Posted, build, parse
+from tileserver.protocol import Bundle, Encoded, Json
 from tileserver.settings import Settings
-from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds
+from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds, valid_tile
 
 _SAMPLES = 8
 
@@ -69,7 +72,14 @@ def admit(target: Target, credentials: Credentials, services: Services) -> Grant
     return services.access.grant(target.token, credentials)
 
 
-async def resolve(target: Target, grant: Grant, query: QueryItems, services: Services) -> Call:
+async def resolve(
+    target: Target,
+    grant: Grant,
+    query: QueryItems,
+    services: Services,
+    caller: Caller = NOBODY,
+    arguments: Mapping[str, Json] | None = None,
+) -> Call:
     """What is asked for.
 
     :raises UnknownUdf: for a name that the grant does not reach.
@@ -82,8 +92,56 @@ async def resolve(target: Target, grant: Grant, query: QueryItems, services: Ser
     address = target.address
     if found.extension is not None:
         address = replace(address, extension=found.extension)
-    call = build_call(found.udf, found.bundle, address, query, limits=services.limits)
+    call = build_call(
+        *(found.udf, found.bundle, address, query),
+        limits=services.limits,
+        arguments=arguments,
+        caller=caller,
+    )
     return call if grant.caching else replace(call, max_age=0)
+
+
+async def resolve_posted(
+    body: bytes,
+    identity: Identity,
+    address: Address,
+    query: QueryItems,
+    services: Services,
+    caller: Caller = NOBODY,
+) -> Call:
+    """What a posted body asks for. The code is its poster's: it has a folder, workers and caches of its own,
+    and what a canvas has only where the body names one that the poster may use.
+
+    :raises InvalidBody: when the body isn't one.
+    :raises Forbidden: for a canvas of others.
+    :raises UdfError: for code that can't be read.
+    """
+    posted = parse(body)
+    base = await _base_of(posted, identity, services)
+    return _posted_call(posted, base, address, [*query, *posted.query], services, caller)
+
+
+async def _base_of(posted: Posted, identity: Identity, services: Services) -> Bundle:
+    owner = f"@{identity.id}"
+    if posted.collection is None:
+        folder = services.settings.state_dir / "posted" / identity.id
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Bundle(owner, owner, "", str(folder), {}, {}, {})
+    if not identity.may_use(posted.collection):
+        raise Forbidden(f"this access token is not for the canvas {posted.collection!r}")
+    canvas = await services.catalog.canvas(posted.collection)
+    return replace(canvas.bundle, owner=f"{owner}.{canvas.name}")
+
+
+def _posted_call(
+    posted: Posted, base: Bundle, address: Address, query: QueryItems, services: Services, caller: Caller
+) -> Call:
+    udf, bundle = build(posted, base)
+    call = build_call(
+        udf, bundle, address, query, limits=services.limits, arguments=posted.parameters, caller=caller
+    )
+    # Whoever posts code asks for a value: nothing is nothing, also in a tile.
+    return replace(call, default="data") if call.formats else call
 
 
 def _name(grant: Grant, asked: str | None) -> str:
@@ -102,7 +160,7 @@ async def answer(call: Call, services: Services) -> Answer:
     started = time.perf_counter()
 
     async def run() -> Encoded:
-        return await services.executor.run(call.job(), call.bundle)
+        return await services.executor.run(call.job(), call.bundle, _answers(call, services))
 
     stored, outcome = await services.cache.get_or_compute(
         call.cache_key(), run, tag=call.tag, max_age=call.max_age
@@ -113,6 +171,61 @@ async def answer(call: Call, services: Services) -> Answer:
         return Answer(stored, outcome, {"cache": took})
     stages = {"queue": meta.get("queue_ms", 0.0), "run": meta.get("run_ms", 0.0)}
     return Answer(stored, outcome, {"cache": took, **stages, "encode": meta.get("encode_ms", 0.0)})
+
+
+# -- what a run asks while it runs
+
+
+def _answers(call: Call, services: Services) -> Answers:
+    """Serves the nested calls of a run. What comes from a worker is as untrusted as a request."""
+
+    async def answers(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        if header.get("ask") != "run":
+            raise BadRequest(f"a run can't ask for {header.get('ask')!r}")
+        nested = await _nested_call(call, header, services)
+        encoded = (await answer(nested, services)).stored.encoded
+        return {"media_type": encoded.media_type, "meta": dict(encoded.meta)}, encoded.body
+
+    return answers
+
+
+async def _nested_call(call: Call, asked: Mapping[str, Any], services: Services) -> Call:
+    """The call that a run makes: of a UDF by its token, of one of the same owner by its name, or of code
+    that it passes on."""
+    address, query = _nested_address(asked)
+    arguments = asked.get("parameters")
+    if not isinstance(arguments, dict):
+        raise BadRequest("a nested call has no parameters")
+    deeper = replace(call.caller, recursion=call.caller.recursion + 1, nested=call.caller.nested + 1)
+    if asked.get("token") is not None:
+        # Another owner's code learns nothing of who called this one.
+        stranger = replace(deeper, headers={})
+        share, _, name = str(asked["token"]).partition("/")
+        grant = services.access.grant(share, Credentials())
+        target = Target(share, name or None, address)
+        return await resolve(target, grant, query, services, stranger, arguments)
+    name = str(asked.get("udf"))
+    if asked.get("code") is not None:
+        posted = Posted(name=name, code=str(asked["code"]), entry=str(asked["entry"]), parameters=arguments)
+        return _posted_call(posted, call.bundle, address, query, services, deeper)
+    if name == call.udf.name:
+        udf, bundle = call.udf, call.bundle
+    else:
+        found = await services.catalog.resolve(call.bundle.canvas, name)
+        udf, bundle = found.udf, replace(found.bundle, owner=call.bundle.owner)
+    return build_call(udf, bundle, address, query, limits=services.limits, arguments=arguments, caller=deeper)
+
+
+def _nested_address(asked: Mapping[str, Any]) -> tuple[Address, list[tuple[str, str]]]:
+    tile = asked.get("tile")
+    found = None
+    if isinstance(tile, list) and len(tile) == 3:
+        z, x, y = (str(number) for number in tile)
+        found = valid_tile(z, x, y)
+    query = [("format", str(asked.get("formats") or "npy,tiff,parquet,json"))]
+    if asked.get("max_age") is not None:
+        query.append(("cache_max_age", str(asked["max_age"])))
+    return Address(tile=found), query
 
 
 async def describe(call: Call, services: Services) -> Layer:

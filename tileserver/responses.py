@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from tileserver.access import Grant
 from tileserver.cache import Stored
-from tileserver.errors import NotFound, TileServerError, UdfError
+from tileserver.errors import InvalidBody, NotFound, TileServerError, UdfError
 from tileserver.params import Call
 from tileserver.pipeline import Answer
 from tileserver.protocol import Encoded
@@ -42,6 +42,8 @@ def respond(request: Request, grant: Grant, call: Call, answer: Answer, *, http_
         return missing
     headers = _headers(request, grant, call, answer, http_max_age)
     body, etag = encoded.body, answer.stored.etag
+    if request.method == "POST":
+        return Response(body, status_code=int(encoded.meta.get("status", 200)), headers=headers)
     if "range" not in request.headers:
         body, coding = _compressed(request, answer.stored)
         if coding:
@@ -173,7 +175,7 @@ def failure(
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         headers["retry-after"] = str(retry_after)
-    detail: dict[str, Any] = {"detail": message}
+    detail: dict[str, Any] = {"detail": error.details if isinstance(error, InvalidBody) else message}
     if isinstance(error, UdfError):
         detail |= {"error": error.exception_class, "lineno": error.lineno}
         if may_read_code and error.traceback:

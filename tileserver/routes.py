@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from tileserver import documents, pages, pipeline, responses, tiles
 from tileserver.access import Credentials, Grant
 from tileserver.errors import BadRequest, InvalidTile, NotFound, UdfError, UnknownToken, UnknownUdf
-from tileserver.params import Address, Call, QueryItems, is_reserved, parse_query
+from tileserver.params import Address, Call, Caller, QueryItems, is_reserved, parse_query
 from tileserver.pipeline import Services, Target
 
 _CANVAS_TOKEN: Final = re.compile(r"fc_[A-Za-z0-9]+", re.ASCII)
@@ -171,11 +171,21 @@ async def _resolved(request: Request, target: Target, services: Services, route:
     facts["canvas"] = grant.canvas
     if target.name is None and grant.udf is None:
         raise UnknownUdf("a canvas token needs a UDF's name after it")
-    call = await pipeline.resolve(target, grant, parse_query(request.scope["query_string"]), services)
+    query = parse_query(request.scope["query_string"])
+    call = await pipeline.resolve(target, grant, query, services, _caller(request, target, grant))
     facts["udf"] = call.udf.name
     if call.tile is not None and route == "tile":
         facts["tile"] = f"{call.tile.z}/{call.tile.x}/{call.tile.y}"
     return grant, call
+
+
+def _caller(request: Request, target: Target, grant: Grant) -> Caller:
+    """What the UDF may see of a request that came by a share token."""
+    share = grant.share if target.name is None or grant.udf is not None else f"{grant.share}/{target.name}"
+    shown = {"fused-share-token": share}
+    if "fused_session_token" in request.query_params:
+        shown["fused-session-token"] = request.query_params["fused_session_token"]
+    return Caller.of(request.headers.items(), shown)
 
 
 def _credentials(request: Request) -> Credentials:

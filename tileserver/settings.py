@@ -230,6 +230,11 @@ class Settings:
         """The private folder of the server's database, key, cache and scratch."""
         return self.workspace / ".tileserver"
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return _is_loopback(self.host)
+
     def allows_host(self, host: str) -> bool:
         """Whether a request may carry this ``Host`` header, whose port doesn't count."""
         match = _AUTHORITY.fullmatch(host.lower())

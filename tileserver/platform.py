@@ -1,0 +1,159 @@
+"""The platform's routes, below ``/server/v1``: what the Python client of Fused asks for besides shared UDFs.
+
+All of them need an access token, but for those that say otherwise.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tileserver import pipeline, responses
+from tileserver.access import Credentials, Grant, Identity
+from tileserver.errors import BadRequest, Forbidden, Unauthorized
+from tileserver.params import Address, Call, Caller, parse_query
+from tileserver.pipeline import Answer, Services
+from tileserver.runs import Runs
+from tileserver.tiles import parse
+
+MAX_BODY: Final = 64 * 2**20
+# The client gives up on one request after 5 seconds.
+WAIT: Final = 2.0
+
+Outcome = tuple[Call, Answer]
+
+
+def make_runs() -> Runs[Outcome]:
+    return Runs(lambda outcome: len(outcome[1].stored.encoded.body))
+
+
+# -- running posted code
+
+
+async def run_posted(request: Request) -> Response:
+    """Run the UDF of the body, and answer with its result."""
+    identity, call = await _posted_call(request)
+    run_id = request.headers.get("fused-run-id")
+    if run_id is None:
+        return _respond(request, identity, (call, await pipeline.answer(call, _services(request))))
+    outcome = await _start(request, identity, run_id, call, wait=call.time_limit * 2)
+    return _respond(request, identity, outcome)
+
+
+async def start_posted(request: Request) -> Response:
+    """Start it; with the result where that comes at once, else to be asked for by the run's id."""
+    identity, call = await _posted_call(request)
+    run_id = request.headers.get("fused-run-id")
+    if run_id is None:
+        raise BadRequest("a run that is started needs the header Fused-Run-Id, to be asked for later")
+    return _respond(request, identity, await _start(request, identity, run_id, call, wait=WAIT))
+
+
+async def get_run(request: Request) -> Response:
+    """The result of a run that was started, or 202 while there is none."""
+    identity = _poster(request)
+    request.state.facts["route"] = "get_run"
+    key = (identity.id, request.path_params["run_id"])
+    return _respond(request, identity, await _runs(request).get(key, wait=WAIT))
+
+
+async def _start(
+    request: Request, identity: Identity, run_id: str, call: Call, *, wait: float
+) -> Outcome | None:
+    async def run() -> Outcome:
+        return call, await pipeline.answer(call, _services(request))
+
+    return await _runs(request).start((identity.id, run_id), run, wait=wait)
+
+
+async def _posted_call(request: Request) -> tuple[Identity, Call]:
+    facts = request.state.facts
+    facts["route"] = "posted"
+    identity = _poster(request)
+    address = Address()
+    if "z" in request.path_params:
+        found = parse(*(request.path_params[name] for name in ("z", "x", "y")))
+        address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
+    call = await pipeline.resolve_posted(
+        await _body(request),
+        identity,
+        address,
+        parse_query(request.scope["query_string"]),
+        _services(request),
+        Caller.of(request.headers.items(), {}),
+    )
+    facts |= {"canvas": call.bundle.canvas or None, "udf": call.udf.name}
+    return identity, call
+
+
+def _poster(request: Request) -> Identity:
+    services = _services(request)
+    credentials = Credentials(authorization=request.headers.get("authorization"))
+    identity = services.access.identify(credentials)
+    if identity is None:
+        raise Unauthorized("posting code needs the header Authorization: Bearer <access token>")
+    if not services.settings.is_loopback:
+        raise Forbidden("this server runs no posted code: it is not on a loopback host")
+    request.state.grant = _grant(identity)
+    return identity
+
+
+def _grant(identity: Identity) -> Grant:
+    """Posters know their code, and nobody else gets their answers."""
+    return Grant(f"@{identity.id}", None, True, "", may_read_code=True, restricted=True)
+
+
+def _respond(request: Request, identity: Identity, outcome: Outcome | None) -> Response:
+    if outcome is None:
+        return Response(status_code=202, headers={"cache-control": "no-store"})
+    call, answer = outcome
+    facts = request.state.facts
+    facts["timings"].update(answer.timings)
+    facts["cache"] = answer.outcome
+    return responses.respond(request, _grant(identity), call, answer, http_max_age=0)
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body; refused as soon as it is too long.
+
+    :raises BadRequest: beyond ``MAX_BODY`` bytes.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise BadRequest(f"the body is longer than {MAX_BODY} bytes")
+    return bytes(body)
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def _runs(request: Request) -> Runs[Outcome]:
+    runs: Runs[Outcome] = request.app.state.runs
+    return runs
+
+
+Post = partial(Route, methods=["POST"])
+Get = partial(Route, methods=["GET"])
+
+_RUN: Final = "/realtime/{client_id}/api/v1/run/udf"
+_TILE: Final = "/tiles/{z}/{x}/{y}"
+
+# Below the platform's root.
+ROUTES: Final = (
+    Post(_RUN, run_posted),
+    Post(f"{_RUN}{_TILE}", run_posted),
+    Post(f"{_RUN}/start", start_posted),
+    Post(f"{_RUN}/start{_TILE}", start_posted),
+    Get(f"{_RUN}/get/{{run_id}}", get_run),
+)
+
+# At the root of the server itself.
+SHARED_ROUTES: Final = (Post("/run/udf", run_posted), Post(f"/run/udf{_TILE}", run_posted))
