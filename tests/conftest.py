@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -54,13 +54,13 @@ class Server:
 
 @contextmanager
 def running(
-    *arguments: str, environ: dict[str, str] | None = None
+    *arguments: str, environ: dict[str, str] | None = None, log: int | IO[str] = subprocess.DEVNULL
 ) -> Iterator[tuple[subprocess.Popen[str], Any]]:
-    """A ``tileserver`` process and the JSON line that it announces itself with."""
+    """A ``tileserver`` process and the JSON line that it announces itself with; ``log`` takes its log."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tileserver", *arguments, "--port", "0", "--json", "--workers", "3"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=log,
         text=True,
         env={**os.environ, **(environ or {})},
     )

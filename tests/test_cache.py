@@ -190,9 +190,9 @@ async def test_memory_keeps_what_was_used_last() -> None:
     """Up to its size in bytes."""
     tier = MemoryTier(30_000)
     for key in "abcd":
-        tier.set(stored(key, b"x" * 5000), tag="")
+        tier.set(stored(key, b"x" * 5000))
     tier.get("a")
-    tier.set(stored("e", b"x" * 5000), tag="")
+    tier.set(stored("e", b"x" * 5000))
 
     assert [key for key in "abcde" if tier.get(key) is not None] == ["a", "c", "d", "e"]
     assert tier.stats()["bytes"] <= 30_000
@@ -201,8 +201,8 @@ async def test_memory_keeps_what_was_used_last() -> None:
 async def test_memory_leaves_out_what_would_fill_it() -> None:
     """One large result must not drive out all others."""
     tier = MemoryTier(30_000)
-    tier.set(stored("a"), tag="")
-    tier.set(stored("big", b"x" * 20_000), tag="")
+    tier.set(stored("a"))
+    tier.set(stored("big", b"x" * 20_000))
 
     assert tier.get("big") is None
     assert tier.get("a") is not None
@@ -215,7 +215,7 @@ async def reopened(folder: Path, put: list[Stored], size: int = 10**9) -> DiskTi
     """A disk tier after a restart: what was queued before has been written."""
     tier = DiskTier(folder, size)
     for one in put:
-        tier.set(one, tag="c/u")
+        tier.set(one)
     tier.close()
     return DiskTier(folder, size)
 
@@ -295,7 +295,7 @@ async def test_a_planted_row_runs_no_code_and_reads_no_other_file(tmp_path: Path
 
     assert tier.get("k") is None
     assert not (tmp_path / "exploded").exists()
-    tier.set(stored(), tag="")
+    tier.set(stored())
     tier.close()
 
 
@@ -326,7 +326,7 @@ async def test_a_folder_deleted_under_a_server_is_a_miss(tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "cache")
 
     assert tier.get("k") is None
-    tier.set(stored("new"), tag="")
+    tier.set(stored("new"))
     tier.close()
 
 

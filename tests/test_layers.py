@@ -66,7 +66,11 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         CORE | {"access", "params", "pipeline", "pages", "responses", "telemetry"},
         SERVER_LIBRARIES,
     ),
-    "platform": (CORE | PIPELINE | {"responses", "runs", "telemetry"}, SERVER_LIBRARIES),
+    "saving": (CORE | {"canvas", "params", "posted"}, frozenset()),
+    "platform": (
+        CORE | PIPELINE | {"platform", "responses", "runs", "saving", "telemetry"},
+        SERVER_LIBRARIES,
+    ),
     "app": (
         CORE | PIPELINE | {"edge", "pages", "platform", "responses", "routes", "telemetry"},
         SERVER_LIBRARIES,

@@ -302,6 +302,18 @@ class Access:
         """:raises NotFound: when there is no such token."""
         return self._set_enabled(token, enabled=False)
 
+    def cache_shared_token(self, token: str, *, caching: bool) -> SharedToken:
+        """Say whether results may be stored and reused for a token.
+
+        :raises NotFound: when there is no such token.
+        """
+        self._change(
+            "UPDATE shared_tokens SET caching = ? WHERE token_hash = ?",
+            *(caching, _digest(token)),
+            missing="no such shared token",
+        )
+        return self._shared_token(_digest(token))
+
     def revoke_shared_token(self, token: str) -> None:
         """:raises NotFound: when there is no such token."""
         self._change(

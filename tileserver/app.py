@@ -74,8 +74,10 @@ def create_app(
             Route("/readyz", readyz),
             Mount("/static", _Static(directory=pages.STATIC), middleware=[Middleware(GZipMiddleware)]),
             *platform.SHARED_ROUTES,
-            Mount("/server/v1/realtime-shared", shared),
-            Mount("/server/v1", routes=[*platform.ROUTES, Mount("/", _nothing_here)]),
+            Mount(
+                "/server/v1",
+                routes=[*platform.ROUTES, Mount("/realtime-shared", shared), Mount("/", _nothing_here)],
+            ),
             Mount("/server", _nothing_here),
             Mount("/", shared),
         ],

@@ -23,6 +23,7 @@ from tileserver.protocol import Bundle, Json, Source
 from tileserver.signature import BrokenSource, NotAUdf, Signature, neighbours, read
 from tileserver.udf import Udf, UdfSettings
 
+DEFAULT_CANVAS: Final = "default"  # where clients of Fused look when no canvas is named
 CANVAS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 MAX_FILES: Final = 10_000
 MAX_SOURCE: Final = 4 * 1024 * 1024

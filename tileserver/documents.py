@@ -30,7 +30,7 @@ class Layer:
 def tilejson(layer: Layer, tiles_url: str) -> dict[str, Any]:
     """TileJSON 3.0.0 of a layer; ``tiles_url`` is a template with ``{z}``, ``{x}`` and ``{y}``.
 
-    ``format``, ``tileSize`` and ``tileserver:bounds_source`` are additions, which section 2 allows.
+    ``format`` and ``tileserver:bounds_source`` are additions, which its section 3 allows.
     """
     west, south, east, north = layer.bounds
     document: dict[str, Any] = {

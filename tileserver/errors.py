@@ -6,6 +6,7 @@
     ├─ NotFound                        404
     │  └─ UnknownToken · UnknownUdf · InvalidTile
     ├─ MethodNotAllowed                405
+    ├─ Conflict                        409
     ├─ BadRequest                      422   the request's fault: nothing has run
     │  └─ UnknownFormat · InvalidBody
     ├─ UdfError                        422   the function's fault: message, line in its code, its output
@@ -66,6 +67,12 @@ class InvalidTile(NotFound):
 
 class MethodNotAllowed(TileServerError):
     status = 405
+
+
+class Conflict(TileServerError):
+    """Something of that name is there already."""
+
+    status = 409
 
 
 class BadRequest(TileServerError):

@@ -113,13 +113,15 @@ class Call:
         return f"{self.bundle.owner}/{self.udf.name}"
 
     def cache_key(self) -> str:
-        """The same for the same code, arguments, tile, formats and rendering, whoever asks."""
+        """The same for the same code, arguments, tile, formats and rendering, whoever asks. It ends in the
+        tile, so that single tiles can be forgotten."""
         facts = [
             *(__version__, self.bundle.owner, self.udf.name, self.udf.revision),
             *(self.udf.signature.entry, sorted(self.arguments.items()), self.tile),
             *(self.formats, self.default, asdict(self.options)),
         ]
-        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
+        digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
+        return digest if self.tile is None else f"{digest}.{tile_ending(self.tile)}"
 
     def job(self) -> Job:
         return Job(
@@ -136,6 +138,11 @@ class Call:
             nested=self.caller.nested,
             time_limit=self.time_limit,
         )
+
+
+def tile_ending(tile: Tile) -> str:
+    """What the keys of one tile's results end in."""
+    return f"{tile.z}/{tile.x}/{tile.y}"
 
 
 def parse_query(query: bytes) -> list[tuple[str, str]]:

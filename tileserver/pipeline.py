@@ -16,6 +16,7 @@ from mercantile import Tile
 
 from tileserver.access import Access, Credentials, Grant, Identity
 from tileserver.cache import Cache, Outcome, Stored
+from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
 from tileserver.documents import Layer
 from tileserver.errors import BadRequest, Forbidden, NotFound, UnknownUdf
@@ -123,14 +124,21 @@ async def resolve_posted(
 
 async def _base_of(posted: Posted, identity: Identity, services: Services) -> Bundle:
     owner = f"@{identity.id}"
-    if posted.collection is None:
+    collection = posted.collection
+    if collection == DEFAULT_CANVAS and not _is_usable(collection, identity, services):
+        collection = None  # clients name it when their user named none
+    if collection is None:
         folder = services.settings.state_dir / "posted" / identity.id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Bundle(owner, owner, "", str(folder), {}, {}, {})
-    if not identity.may_use(posted.collection):
-        raise Forbidden(f"this access token is not for the canvas {posted.collection!r}")
-    canvas = await services.catalog.canvas(posted.collection)
+    if not identity.may_use(collection):
+        raise Forbidden(f"this access token is not for the canvas {collection!r}")
+    canvas = await services.catalog.canvas(collection)
     return replace(canvas.bundle, owner=f"{owner}.{canvas.name}")
+
+
+def _is_usable(canvas: str, identity: Identity, services: Services) -> bool:
+    return identity.may_use(canvas) and canvas in services.catalog.names()
 
 
 def _posted_call(

@@ -61,8 +61,21 @@ def parse(body: bytes) -> Posted:
     query = [(name, str(document[name])) for name in _RESERVED if document.get(name)]
     if document.get("cache") is False:
         query.append(("cache", "false"))
+    return _udf(udf, step.get("name"), where, query)
+
+
+def parse_udf(text: str) -> Posted:
+    """Read the JSON text of a UDF object, as it is saved and loaded.
+
+    :raises InvalidBody: naming the field that is wrong.
+    """
+    where: Where = ("body", "udf_body")
+    return _udf(_object(_json(text, where), where), None, where, ())
+
+
+def _udf(udf: Mapping[str, Any], name: Any, where: Where, query: QueryItems) -> Posted:
     return Posted(
-        name=_text(udf.get("name") or step.get("name"), (*where, "name")) or "udf",
+        name=_text(udf.get("name") or name, (*where, "name")) or "udf",
         code=_code(udf.get("code"), (*where, "code")),
         entry=_text(udf.get("entrypoint"), (*where, "entrypoint")) or None,
         parameters=_object(udf.get("parameters") or {}, (*where, "parameters")),

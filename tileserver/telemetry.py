@@ -9,13 +9,11 @@ from typing import Any
 
 
 def configure_logging(log_format: str) -> None:
-    """Send ``tileserver``'s log to standard error, as ``text`` or ``json``."""
+    """Send the log to standard error, as ``text`` or ``json``: ours, and warnings of the libraries."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if log_format == "json" else _TextLines())
-    root = logging.getLogger("tileserver")
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    root.propagate = False
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("tileserver").setLevel(logging.INFO)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -33,7 +33,9 @@ class CacheTier(Protocol):
 
     def get(self, key: str) -> Stored | None: ...
 
-    def set(self, stored: Stored, *, tag: str) -> None: ...
+    def set(self, stored: Stored) -> None: ...
+
+    def forget(self, matches: Callable[[str], bool]) -> int: ...
 
     def clear(self) -> int: ...
 
@@ -49,6 +51,7 @@ class Cache:
         self._tiers = tiers
         self._clock = clock
         self._flights: dict[str, asyncio.Task[Stored]] = {}
+        self._not_to_keep: set[str] = set()  # of those under way: what was forgotten in the meantime
         self._counts = {"hit": 0, "miss": 0, "shared": 0}
 
     @classmethod
@@ -66,6 +69,7 @@ class Cache:
         depend on their caller (``meta["read_caller"]``) and answers of status 400 and above are neither
         stored nor shared. What ``compute`` raises goes to everybody who waited for it.
         """
+        key = f"{_prefix(tag)}{key}"
         if max_age == 0:
             return self._counted(await self._run(key, compute), "miss")
         stored = self._stored(key, max_age)
@@ -77,7 +81,7 @@ class Cache:
             if joined is not None:
                 return self._counted(joined, "shared")
             return self._counted(await self._run(key, compute), "miss")
-        flight = asyncio.create_task(self._run_and_store(key, compute, tag))
+        flight = asyncio.create_task(self._run_and_store(key, compute))
         self._flights[key] = flight
         flight.add_done_callback(lambda done: self._landed(key, done))
         return self._counted(await asyncio.shield(flight), "miss")
@@ -91,6 +95,23 @@ class Cache:
                 return None
             raise
         return stored if _for_everybody(stored) else None
+
+    async def forget(self, tag: str, endings: Collection[str] | None = None) -> int:
+        """Forget what is stored under a tag, and what runs under way would store; with ``endings``, only
+        keys that end in one of them, after a full stop. How many results the last tier had."""
+        prefix = _prefix(tag)
+        wanted = None if endings is None else frozenset(endings)
+
+        def matches(key: str) -> bool:
+            if not key.startswith(prefix):
+                return False
+            return wanted is None or key.removeprefix(prefix).partition(".")[2] in wanted
+
+        self._not_to_keep.update(key for key in self._flights if matches(key))
+        count = await asyncio.to_thread(self._tiers[-1].forget, matches)
+        for tier in self._tiers[:-1]:  # afterwards, or they would be filled again from what is below them
+            tier.forget(matches)
+        return count
 
     def stats(self) -> dict[str, Any]:
         """Outcomes so far, and what each tier holds."""
@@ -109,7 +130,7 @@ class Cache:
             stored = tier.get(key)
             if stored is not None and self._is_fresh(stored, max_age):
                 for faster in self._tiers[:number]:
-                    faster.set(stored, tag="")
+                    faster.set(stored)
                 return stored
         return None
 
@@ -120,21 +141,27 @@ class Cache:
         encoded = await compute()
         return Stored(key, encoded, _etag(encoded))
 
-    async def _run_and_store(self, key: str, compute: Compute, tag: str) -> Stored:
+    async def _run_and_store(self, key: str, compute: Compute) -> Stored:
         stored = await self._run(key, compute)
-        if _for_everybody(stored):
+        if _for_everybody(stored) and key not in self._not_to_keep:
             for tier in self._tiers:
-                tier.set(stored, tag=tag)
+                tier.set(stored)
         return stored
 
     def _landed(self, key: str, flight: asyncio.Task[Stored]) -> None:
         self._flights.pop(key, None)
+        self._not_to_keep.discard(key)
         if not flight.cancelled():
             flight.exception()  # it has been told to those who waited; nobody may be left to ask
 
     def _counted(self, stored: Stored, outcome: Outcome) -> tuple[Stored, Outcome]:
         self._counts[outcome] += 1
         return stored, outcome
+
+
+def _prefix(tag: str) -> str:
+    """What the keys under a tag begin with."""
+    return f"{hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()}-"
 
 
 def _for_everybody(stored: Stored) -> bool:

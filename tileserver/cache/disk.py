@@ -13,6 +13,7 @@ import os
 import queue
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,7 +79,7 @@ class DiskTier:
         self._reported: set[type[BaseException]] = set()
         self._counts = {"errors": 0, "dropped": 0}
         self._cache: diskcache.Cache | None = self._open()
-        self._queue: queue.SimpleQueue[tuple[str, bytes, str] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[str, bytes] | threading.Event | None] = queue.SimpleQueue()
         self._queued = 0
         self._lock = threading.Lock()
         self._writer = threading.Thread(target=self._write_all, name="cache-writer", daemon=True)
@@ -97,14 +98,26 @@ class DiskTier:
             return None
         return stored
 
-    def set(self, stored: Stored, *, tag: str) -> None:
+    def set(self, stored: Stored) -> None:
         raw = to_bytes(stored)
         with self._lock:
             if self._queued + len(raw) > _QUEUE_BYTES and self._queued:
                 self._counts["dropped"] += 1
                 return
             self._queued += len(raw)
-        self._queue.put((stored.key, raw, tag))
+        self._queue.put((stored.key, raw))
+
+    def forget(self, matches: Callable[[str], bool]) -> int:
+        """Forget every result whose key matches, also what is still to be written; how many there were."""
+        written = threading.Event()
+        self._queue.put(written)
+        written.wait()
+        count = 0
+        if self._cache is not None:
+            for key in list(self._cache):
+                count += bool(matches(key) and self._cache.delete(key, retry=True))
+            (self._folder / _GENERATION).touch()
+        return count
 
     def clear(self) -> int:
         count = 0
@@ -132,10 +145,13 @@ class DiskTier:
 
     def _write_all(self) -> None:
         while (item := self._queue.get()) is not None:
-            key, raw, tag = item
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            key, raw = item
             try:
                 if self._cache is not None:
-                    self._cache.set(key, raw, tag=tag, retry=False)
+                    self._cache.set(key, raw, retry=False)
             except _TROUBLE as error:
                 self._report(error)
             finally:

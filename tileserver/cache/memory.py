@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ class MemoryTier:
             self._held.move_to_end(key)
         return stored
 
-    def set(self, stored: Stored, *, tag: str) -> None:
+    def set(self, stored: Stored) -> None:
         cost = _cost(stored)
         self._forget(stored.key)
         if cost * 4 > self._size:
@@ -44,6 +45,12 @@ class MemoryTier:
         self._bytes += cost
         while self._bytes > self._size:
             self._forget(next(iter(self._held)))
+
+    def forget(self, matches: Callable[[str], bool]) -> int:
+        found = [key for key in self._held if matches(key)]
+        for key in found:
+            self._forget(key)
+        return len(found)
 
     def clear(self) -> int:
         count = len(self._held)

@@ -1,26 +1,21 @@
-"""The platform's routes, below ``/server/v1``: what the Python client of Fused asks for besides shared UDFs.
-
-All of them need an access token, but for those that say otherwise.
-"""
+"""Running a posted UDF: at once, or started now and asked for later."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from tileserver import pipeline, responses
-from tileserver.access import Credentials, Grant, Identity
-from tileserver.errors import BadRequest, Forbidden, Unauthorized
+from tileserver.access import Grant, Identity
+from tileserver.errors import BadRequest, Forbidden
 from tileserver.params import Address, Call, Caller, parse_query
-from tileserver.pipeline import Answer, Services
+from tileserver.pipeline import Answer
+from tileserver.platform.common import Get, Post, body_of, identify, services_of
 from tileserver.runs import Runs
 from tileserver.tiles import parse
 
-MAX_BODY: Final = 64 * 2**20
 # The client gives up on one request after 5 seconds.
 WAIT: Final = 2.0
 
@@ -39,7 +34,7 @@ async def run_posted(request: Request) -> Response:
     identity, call = await _posted_call(request)
     run_id = request.headers.get("fused-run-id")
     if run_id is None:
-        return _respond(request, identity, (call, await pipeline.answer(call, _services(request))))
+        return _respond(request, identity, (call, await pipeline.answer(call, services_of(request))))
     outcome = await _start(request, identity, run_id, call, wait=call.time_limit * 2)
     return _respond(request, identity, outcome)
 
@@ -65,7 +60,7 @@ async def _start(
     request: Request, identity: Identity, run_id: str, call: Call, *, wait: float
 ) -> Outcome | None:
     async def run() -> Outcome:
-        return call, await pipeline.answer(call, _services(request))
+        return call, await pipeline.answer(call, services_of(request))
 
     return await _runs(request).start((identity.id, run_id), run, wait=wait)
 
@@ -79,11 +74,11 @@ async def _posted_call(request: Request) -> tuple[Identity, Call]:
         found = parse(*(request.path_params[name] for name in ("z", "x", "y")))
         address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
     call = await pipeline.resolve_posted(
-        await _body(request),
+        await body_of(request),
         identity,
         address,
         parse_query(request.scope["query_string"]),
-        _services(request),
+        services_of(request),
         Caller.of(request.headers.items(), {}),
     )
     facts |= {"canvas": call.bundle.canvas or None, "udf": call.udf.name}
@@ -91,12 +86,8 @@ async def _posted_call(request: Request) -> tuple[Identity, Call]:
 
 
 def _poster(request: Request) -> Identity:
-    services = _services(request)
-    credentials = Credentials(authorization=request.headers.get("authorization"))
-    identity = services.access.identify(credentials)
-    if identity is None:
-        raise Unauthorized("posting code needs the header Authorization: Bearer <access token>")
-    if not services.settings.is_loopback:
+    identity = identify(request, "run")
+    if not services_of(request).settings.is_loopback:
         raise Forbidden("this server runs no posted code: it is not on a loopback host")
     request.state.grant = _grant(identity)
     return identity
@@ -117,31 +108,10 @@ def _respond(request: Request, identity: Identity, outcome: Outcome | None) -> R
     return responses.respond(request, _grant(identity), call, answer, http_max_age=0)
 
 
-async def _body(request: Request) -> bytes:
-    """The whole body; refused as soon as it is too long.
-
-    :raises BadRequest: beyond ``MAX_BODY`` bytes.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise BadRequest(f"the body is longer than {MAX_BODY} bytes")
-    return bytes(body)
-
-
-def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
-    return services
-
-
 def _runs(request: Request) -> Runs[Outcome]:
     runs: Runs[Outcome] = request.app.state.runs
     return runs
 
-
-Post = partial(Route, methods=["POST"])
-Get = partial(Route, methods=["GET"])
 
 _RUN: Final = "/realtime/{client_id}/api/v1/run/udf"
 _TILE: Final = "/tiles/{z}/{x}/{y}"
