@@ -32,7 +32,8 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
     *("pyarrow", "pyproj", "rasterio", "rio_tiler", "rioxarray", "shapely", "xarray", "zstandard"),
 }
 PIPELINE = frozenset(
-    {"access", "catalog", "canvas", "params", "posted", "cache", "executor", "settings", "pipeline"}
+    {"access", "catalog", "canvas", "params", "paths", "posted", "cache", "executor", "settings"}
+    | {"pipeline", "vault"}
 )
 
 # Per module: modules of ours that it may import, by their first name, and libraries. The longest matching
@@ -49,6 +50,9 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "access": (CORE | {"state"}, frozenset()),
     "canvas": (CORE, frozenset()),
     "catalog": (CORE | {"canvas"}, frozenset()),
+    "vault": (CORE | {"canvas", "state"}, frozenset({"cryptography"})),
+    "paths": (CORE | {"access", "canvas", "catalog"}, frozenset()),
+    "mirror": (CORE, frozenset()),
     "params": (CORE, CORE_LIBRARIES),
     "posted": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
@@ -63,7 +67,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "pipeline": (CORE | PIPELINE | {"telemetry"}, CORE_LIBRARIES),
     "pages": (CORE | {"access", "params", "pipeline", "settings"}, SERVER_LIBRARIES),
     "routes": (
-        CORE | {"access", "params", "pipeline", "pages", "responses", "telemetry"},
+        CORE | {"access", "params", "paths", "pipeline", "pages", "responses", "telemetry"},
         SERVER_LIBRARIES,
     ),
     "saving": (CORE | {"canvas", "params", "posted"}, frozenset()),

@@ -29,6 +29,7 @@ from tileserver.executor.local import LocalPool
 from tileserver.pipeline import Services
 from tileserver.routes import SharedRoutes
 from tileserver.settings import Settings
+from tileserver.vault import Vault
 
 log = logging.getLogger("tileserver")
 
@@ -48,12 +49,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         access = Access(settings.state_dir, fixed=fixed_tokens or {})
+        vault = Vault(settings.state_dir)
         cache = Cache.open(settings.cache_dir, settings.cache_size, settings.memory_cache)
         app.state.runs = platform.make_runs()
         try:
             async with executor or _local_pool(settings) as running:
-                catalog = Catalog(settings.workspace)
-                app.state.services = Services(settings, access, catalog, cache, running)
+                catalog = Catalog(settings.workspace, vault.of)
+                app.state.services = Services(settings, access, catalog, cache, running, vault)
                 for name in catalog.names():
                     for problem in catalog.load(name).problems:
                         log.warning("%s/%s", name, problem)
@@ -61,6 +63,7 @@ def create_app(
         finally:
             await app.state.runs.close()
             await cache.close()
+            vault.close()
             access.close()
 
     def services() -> Services:

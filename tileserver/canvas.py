@@ -28,6 +28,7 @@ CANVAS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 MAX_FILES: Final = 10_000
 MAX_SOURCE: Final = 4 * 1024 * 1024
 
+_STORED: Final = "secret:"  # what a variable of [env] begins with that takes a stored secret
 _FOLDER: Final = "."  # the canvas's folder itself, among the paths below it
 _Stamp = tuple[int, int, int, int]  # times of change, size, inode
 
@@ -46,8 +47,18 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Secrets:
+    """Stored secrets of a canvas by their names. ``digest`` stands for them where they must not be seen: it
+    changes when they do, and says nothing of them."""
+
+    digest: str = ""
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Canvas:
-    """One canvas as it was at one moment. ``broken`` maps names of UDFs to what is wrong with them."""
+    """One canvas as it was at one moment. ``broken`` maps names of UDFs to what is wrong with them;
+    ``public_name`` says that its name may stand in the place of a token."""
 
     name: str
     folder: Path
@@ -57,8 +68,17 @@ class Canvas:
     broken: Mapping[str, Problem]
     problems: tuple[Problem, ...]
     bundle: Bundle
+    public_name: bool
+    _secrets: str = field(repr=False)
     _stamps: Mapping[str, _Stamp] = field(repr=False)
     _globs: frozenset[str]
+
+    def stem(self, name: str) -> str | None:
+        """The UDF that a URL's name means, without the extension that it may have; None if there is none."""
+        for candidate in (name, name.rpartition(".")[0]):
+            if candidate in self.udfs or candidate in self.broken:
+                return candidate
+        return None
 
     def find(self, name: str) -> tuple[Udf, str | None]:
         """The UDF of a URL's name, and the extension where the name had one. An exact name beats a name
@@ -141,11 +161,15 @@ def _stamp(path: Path) -> _Stamp | None:
     return (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)
 
 
-def read_canvas(folder: Path, previous: Canvas | None) -> Canvas:
-    """Read a canvas; ``previous`` is returned when none of its files has changed."""
-    if previous is not None and previous._stamps == _stamps(folder, previous._globs):
+def read_canvas(folder: Path, secrets: Secrets, previous: Canvas | None) -> Canvas:
+    """Read a canvas; ``previous`` is returned when neither its files nor its secrets have changed."""
+    if (
+        previous is not None
+        and previous._secrets == secrets.digest
+        and previous._stamps == _stamps(folder, previous._globs)
+    ):
         return previous
-    return _Reader(folder, _stamps(folder, frozenset())).canvas()
+    return _Reader(folder, _stamps(folder, frozenset()), secrets).canvas()
 
 
 def _stamps(folder: Path, globs: frozenset[str]) -> dict[str, _Stamp]:
@@ -179,9 +203,10 @@ def _walk(folder: Path) -> Iterator[tuple[str, _Stamp]]:
 class _Reader:
     """Reads one canvas once."""
 
-    def __init__(self, folder: Path, stamps: dict[str, _Stamp]) -> None:
+    def __init__(self, folder: Path, stamps: dict[str, _Stamp], secrets: Secrets) -> None:
         self.folder = folder
         self.stamps = stamps
+        self.secrets = secrets
         self.problems: list[Problem] = []
         self.settings = self._settings()
         self.files: dict[str, _File] = {}
@@ -189,6 +214,7 @@ class _Reader:
 
     def canvas(self) -> Canvas:
         table = self.settings
+        public_name = self._public_name()
         candidates = self._read_files()
         modules = {
             _module_name(path): path
@@ -213,6 +239,8 @@ class _Reader:
             broken=broken,
             problems=(*self.problems, *broken.values()),
             bundle=bundle,
+            public_name=public_name,
+            _secrets=self.secrets.digest,
             _stamps={**self.stamps, **_stamps(self.folder, globs)},
             _globs=globs,
         )
@@ -314,13 +342,9 @@ class _Reader:
 
     def _bundle(self, sources: Mapping[str, Source]) -> Bundle:
         files = {path: file.text for path, file in self.files.items() if file.digest}
-        environment = {
-            str(name): str(value)
-            for name, value in _table(self.settings.get("env")).items()
-            if isinstance(value, str | int | float)
-        }
+        written = self._written_environment()
         facts = [
-            *({path: file.digest for path, file in self.files.items()}, environment),
+            *({path: file.digest for path, file in self.files.items()}, written, self.secrets.digest),
             {name: [s.path, s.entry, dict(s.modules), dict(s.defaults)] for name, s in sources.items()},
         ]
         return Bundle(
@@ -330,8 +354,35 @@ class _Reader:
             folder=str(self.folder),
             files=files,
             udfs=dict(sources),
-            environment=environment,
+            environment=self._environment(written),
+            secrets=self.secrets.values,
         )
+
+    def _public_name(self) -> bool:
+        value = self.settings.get("public_name", False)
+        if not isinstance(value, bool):
+            self.problems.append(Problem("canvas.toml", "public_name takes true or false"))
+        return value is True
+
+    def _written_environment(self) -> dict[str, str]:
+        """``[env]`` as it is written, where secrets have only names."""
+        return {
+            str(name): str(value)
+            for name, value in _table(self.settings.get("env")).items()
+            if isinstance(value, str | int | float)
+        }
+
+    def _environment(self, written: Mapping[str, str]) -> dict[str, str]:
+        """``[env]`` with the secrets that it names."""
+        environment = {}
+        for name, value in written.items():
+            if not value.startswith(_STORED):
+                environment[name] = value
+            elif (secret := value.removeprefix(_STORED)) in self.secrets.values:
+                environment[name] = self.secrets.values[secret]
+            else:
+                self.problems.append(Problem("canvas.toml", f"[env] {name}: no secret called {secret!r}"))
+        return environment
 
     def _udf(self, name: str, sources: Mapping[str, Source], bundle: Bundle) -> Udf:
         signature = self.files[sources[name].path].signature
@@ -342,7 +393,10 @@ class _Reader:
             canvas=self.folder.name,
             name=name,
             revision=_digest(
-                [self._code(name, sources), self._data(settings), repr(settings), bundle.environment]
+                [
+                    *(self._code(name, sources), self._data(settings), repr(settings)),
+                    *(self._written_environment(), self.secrets.digest),
+                ]
             ),
             signature=signature,
             settings=settings,

@@ -1,7 +1,7 @@
 """The canvases of a workspace, and whether they have changed.
 
-A canvas is read into an immutable ``Canvas`` (see ``canvas.py``) and read again when its files have
-changed: that is looked at twice a second at most, and for the UDF asked for at every request.
+A canvas is read into an immutable ``Canvas`` (see ``canvas.py``) and read again when its files or secrets
+have changed: that is looked at twice a second at most, and for the UDF asked for at every request.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tileserver.canvas import CANVAS_NAME, Canvas, has_udf, read_canvas
+from tileserver.canvas import CANVAS_NAME, Canvas, Secrets, has_udf, read_canvas
 from tileserver.errors import UnknownUdf
 from tileserver.protocol import Bundle
 from tileserver.udf import Udf
@@ -29,10 +31,12 @@ class Found(NamedTuple):
 
 
 class Catalog:
-    """The canvases of a workspace."""
+    """The canvases of a workspace. ``secrets_of`` gives a canvas's secrets, and is called from any thread."""
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, secrets_of: Callable[[str], Secrets] = lambda _: Secrets()) -> None:
         self._workspace = workspace
+        self._secrets_of = secrets_of
+        self._names: tuple[list[str], float] = ([], float("-inf"))
         self._canvases: dict[str, tuple[Canvas, float]] = {}
         self._reading: dict[str, asyncio.Task[Canvas]] = {}
 
@@ -59,7 +63,7 @@ class Catalog:
             self._canvases.pop(name, None)
             raise UnknownUdf(f"the workspace has no canvas called {name!r}")
         known = self._canvases.get(name)
-        canvas = read_canvas(self._workspace / name, known[0] if known else None)
+        canvas = read_canvas(self._workspace / name, self._secrets_of(name), known[0] if known else None)
         self._canvases[name] = (canvas, time.monotonic())
         return canvas
 
@@ -72,6 +76,16 @@ class Catalog:
         if known is not None and time.monotonic() - known[1] < _LOOK_EVERY:
             return known[0]
         return await self._refreshed(name)
+
+    async def canvases(self) -> list[Canvas]:
+        """All canvases by name, as they were at most half a second ago."""
+        if time.monotonic() - self._names[1] >= _LOOK_EVERY:
+            self._names = (await asyncio.to_thread(self.names), time.monotonic())
+        found = []
+        for name in self._names[0]:
+            with suppress(UnknownUdf):  # gone since
+                found.append(await self.canvas(name))
+        return found
 
     async def resolve(self, canvas: str, name: str) -> Found:
         """The UDF of a URL's name as its file is now.

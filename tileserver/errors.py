@@ -11,6 +11,7 @@
     │  └─ UnknownFormat · InvalidBody
     ├─ UdfError                        422   the function's fault: message, line in its code, its output
     │  └─ CoercionError · UnsupportedOutput · UdfTimeout · UdfKilled
+    ├─ TooManyRequests                 429   with Retry-After
     └─ Overloaded                      503   with Retry-After
 
 Messages are written for the caller: they name what was wrong and what would be accepted.
@@ -138,6 +139,17 @@ class UdfTimeout(UdfError):
 
 class UdfKilled(UdfError):
     """The worker process ended in the middle of the run."""
+
+
+class TooManyRequests(TileServerError):
+    """One caller has tried too often; ``retry_after`` is in seconds."""
+
+    status = 429
+    retry_after = 60
+
+    def __init__(self, message: str, *, retry_after: int = 60) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Overloaded(TileServerError):

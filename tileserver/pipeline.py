@@ -8,12 +8,13 @@ only this module knows them all.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mercantile import Tile
 
+from tileserver import paths
 from tileserver.access import Access, Credentials, Grant, Identity
 from tileserver.cache import Cache, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
@@ -23,10 +24,12 @@ from tileserver.errors import BadRequest, Forbidden, NotFound, UnknownUdf
 from tileserver.executor import Answers, Executor
 from tileserver.formats import FORMATS, PICTURES
 from tileserver.params import NOBODY, Address, Call, Caller, Limits, QueryItems, build_call
+from tileserver.paths import Reading
 from tileserver.posted import Posted, build, parse
 from tileserver.protocol import Bundle, Encoded, Json
 from tileserver.settings import Settings
 from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds, valid_tile
+from tileserver.vault import Vault
 
 _SAMPLES = 8
 
@@ -40,6 +43,7 @@ class Services:
     catalog: Catalog
     cache: Cache
     executor: Executor
+    vault: Vault
 
     @property
     def limits(self) -> Limits:
@@ -65,12 +69,14 @@ class Answer:
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
-def admit(target: Target, credentials: Credentials, services: Services) -> Grant:
-    """Who asks, and what they may reach; always decided before any cache is looked at.
+async def admit(
+    readings: Sequence[Reading], credentials: Credentials, services: Services
+) -> tuple[Reading, Grant]:
+    """What a path means, and what they who ask may reach; always decided before any cache is looked at.
 
     :raises UnknownToken: and ``Unauthorized`` or ``Forbidden``, as the token and credentials deserve.
     """
-    return services.access.grant(target.token, credentials)
+    return await paths.find(readings, credentials, services.access, services.catalog)
 
 
 async def resolve(

@@ -121,7 +121,8 @@ class Bundle:
 
     ``owner`` has workers, caches and scratch of its own: the canvas, or for posted code the access token
     that posted it (``canvas`` is then empty, or names the canvas whose files it may use). ``folder`` is the
-    working directory of the run; ``files`` maps paths relative to it to text.
+    working directory of the run; ``files`` maps paths relative to it to text. ``environment`` and ``secrets``
+    go to its workers and nowhere else.
     """
 
     id: str
@@ -130,7 +131,8 @@ class Bundle:
     folder: str
     files: Mapping[str, str]
     udfs: Mapping[str, Source]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,9 +6,9 @@ routes stand at ``/`` and at ``/server/v1/realtime-shared/``.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote, urlencode
@@ -20,17 +20,15 @@ from starlette.types import Receive, Scope, Send
 
 from tileserver import documents, pages, pipeline, responses, tiles
 from tileserver.access import Credentials, Grant
-from tileserver.errors import BadRequest, InvalidTile, NotFound, UdfError, UnknownToken, UnknownUdf
+from tileserver.errors import BadRequest, InvalidTile, NotFound, UdfError, UnknownUdf
 from tileserver.params import Address, Call, Caller, QueryItems, is_reserved, parse_query
+from tileserver.paths import Reading, readings
 from tileserver.pipeline import Services, Target
 
-_CANVAS_TOKEN: Final = re.compile(r"fc_[A-Za-z0-9]+", re.ASCII)
-_JOINED_TOKEN: Final = re.compile(r"(fc_[A-Za-z0-9]+)-(.+)", re.ASCII)
-_UDF_TOKEN: Final = re.compile(r"(fsh_[A-Za-z0-9]+|[0-9a-f]{64})(?:\.(.+))?", re.ASCII)
-
+_SESSION: Final = "fused_session_token"
 _WHOLE_WORLD: Final = Tile(x=0, y=0, z=0)
 
-Resource = Callable[[Request, Target, Services], Awaitable[Response]]
+Resource = Callable[[Request, Target, Grant, Services], Awaitable[Response]]
 
 
 class SharedRoutes:
@@ -47,9 +45,7 @@ class SharedRoutes:
             detail = None if status == 204 else {"detail": f"{request.method} is not allowed here"}
             response: Response = JSONResponse(detail, status, allow) if detail else Response(None, 204, allow)
         else:
-            token, name, tail = split(_segments(scope))
-            resource, address = _resource(name, tail, token)
-            response = await resource(request, Target(token, name, address), self._services())
+            response = await _answer(request, self._services())
         await response(scope, receive, send)
 
 
@@ -60,47 +56,50 @@ def _segments(scope: Scope) -> list[str]:
     return [unquote(segment, errors="replace") for segment in path.strip("/").split("/")]
 
 
-def split(segments: list[str]) -> tuple[str, str | None, list[str]]:
-    """Token, UDF name and rest of a path. A token of one UDF has an extension at most for a name.
+async def _answer(request: Request, services: Services) -> Response:
+    facts = request.state.facts
+    candidates = readings(_segments(request.scope))
+    with suppress(NotFound, BadRequest):  # for the log, should access refuse
+        facts["route"] = _resource(candidates[0])[0] if candidates else "other"
+    started = time.perf_counter()
+    reading, grant = await pipeline.admit(candidates, _credentials(request), services)
+    facts["timings"]["access"] = 1000 * (time.perf_counter() - started)
+    facts["canvas"] = grant.canvas
+    request.state.grant = grant
+    facts["route"], resource, address = _resource(reading)
+    return await resource(request, Target(reading.share, reading.name, address), grant, services)
 
-    :raises UnknownToken: when the first segment has the form of no token.
+
+def _resource(reading: Reading) -> tuple[str, Resource, Address]:
+    """Which answer a path asks for, by the name that the log has for it.
+
+    :raises NotFound: when there is no such answer.
     """
-    first, rest = segments[0], segments[1:]
-    if _CANVAS_TOKEN.fullmatch(first):
-        return first, (rest[0] if rest else None), rest[1:]
-    if joined := _JOINED_TOKEN.fullmatch(first):
-        return joined[1], joined[2], rest
-    if single := _UDF_TOKEN.fullmatch(first):
-        return single[1], single[2], rest
-    raise UnknownToken
-
-
-def _resource(name: str | None, tail: list[str], token: str) -> tuple[Resource, Address]:
-    match tail:
-        case [] if name is None and token.startswith("fc_"):
-            return canvas, Address()
-        case [] | ["run"] | ["run", "file"]:
-            return run, Address()
-        case ["run", "tiles", z, x, last]:
+    match reading.tail:
+        case () if reading.name is None and reading.is_canvas:
+            return "canvas", canvas, Address()
+        case () | ("run",) | ("run", "file"):
+            return "run", run, Address()
+        case ("run", "tiles", z, x, last):
             found = tiles.parse(z, x, last)
-            return run, Address(tile=found.tile, scale=found.scale, extension=found.extension)
-        case ["run", "tiles", *_]:
+            return "tile", run, Address(tile=found.tile, scale=found.scale, extension=found.extension)
+        case ("run", "tiles", *_):
             raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
-        case ["run", "tiles.json"]:
-            return tilejson, Address(tile=_WHOLE_WORLD)
-        case ["map"]:
-            return map_page, Address(tile=_WHOLE_WORLD)
+        case ("run", "tiles.json"):
+            return "tilejson", tilejson, Address(tile=_WHOLE_WORLD)
+        case ("map",):
+            return "map", map_page, Address(tile=_WHOLE_WORLD)
     raise NotFound("no such address; a UDF answers at /TOKEN/NAME and /TOKEN/NAME/run/tiles/{z}/{x}/{y}")
 
 
 # -- answers
 
 
-async def run(request: Request, target: Target, services: Services) -> Response:
+async def run(request: Request, target: Target, grant: Grant, services: Services) -> Response:
     """A single run or a tile."""
     if target.address.tile is None and "text/html" in request.headers.get("accept", ""):
         target = replace(target, address=replace(target.address, page=True))
-    grant, call = await _resolved(request, target, services, "tile" if target.address.tile else "run")
+    call = await _resolved(request, target, grant, services)
     answer = await pipeline.answer(call, services)
     facts = request.state.facts
     facts["timings"].update(answer.timings)
@@ -108,21 +107,24 @@ async def run(request: Request, target: Target, services: Services) -> Response:
     return responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 
-async def tilejson(request: Request, target: Target, services: Services) -> Response:
+async def tilejson(request: Request, target: Target, grant: Grant, services: Services) -> Response:
     """TileJSON; the query's parameters are those of its tiles."""
-    grant, call = await _resolved(request, target, services, "tilejson")
+    call = await _resolved(request, target, grant, services)
     layer = await pipeline.describe(call, services)
     base = f"{_base(request)}/run/tiles/{{z}}/{{x}}/{{y}}.{layer.extension}"
-    query = urlencode([*_own_parameters(request), ("_v", layer.revision)])
-    scope = "private" if grant.restricted else "public"
-    return JSONResponse(
-        documents.tilejson(layer, f"{base}?{query}"), headers={"cache-control": f"{scope}, no-cache"}
-    )
+    query = [*_own_parameters(request), ("_v", layer.revision)]
+    kept = "private, no-cache" if grant.restricted else "public, no-cache"
+    if grant.session:
+        # Whoever has the document has the session: it must not stay anywhere.
+        query.append((_SESSION, request.query_params[_SESSION]))
+        kept = "private, no-store"
+    document = documents.tilejson(layer, f"{base}?{urlencode(query)}")
+    return JSONResponse(document, headers={"cache-control": kept})
 
 
-async def map_page(request: Request, target: Target, services: Services) -> Response:
+async def map_page(request: Request, target: Target, grant: Grant, services: Services) -> Response:
     """A page with the UDF on a map."""
-    _, call = await _resolved(request, target, services, "map")
+    call = await _resolved(request, target, grant, services)
     layer = call.udf.is_layer or await _is_layer(call, services)
     nonce = pages.new_nonce()
     page = pages.map_page(call.udf, _path(request), nonce, layer=layer)
@@ -140,10 +142,8 @@ async def _is_layer(call: Call, services: Services) -> bool:
     return True
 
 
-async def canvas(request: Request, target: Target, services: Services) -> Response:
+async def canvas(request: Request, target: Target, grant: Grant, services: Services) -> Response:
     """The UDFs that a token reaches."""
-    grant = pipeline.admit(target, _credentials(request), services)
-    request.state.facts |= {"route": "canvas", "canvas": grant.canvas}
     found = await services.catalog.canvas(grant.canvas)
     udfs = [udf for name, udf in sorted(found.udfs.items()) if grant.reaches(name)]
     if "text/html" in request.headers.get("accept", ""):
@@ -162,36 +162,34 @@ async def canvas(request: Request, target: Target, services: Services) -> Respon
 # -- parts of them
 
 
-async def _resolved(request: Request, target: Target, services: Services, route: str) -> tuple[Grant, Call]:
+async def _resolved(request: Request, target: Target, grant: Grant, services: Services) -> Call:
     facts = request.state.facts
-    facts["route"] = route
-    started = time.perf_counter()
-    request.state.grant = grant = pipeline.admit(target, _credentials(request), services)
-    facts["timings"]["access"] = 1000 * (time.perf_counter() - started)
-    facts["canvas"] = grant.canvas
     if target.name is None and grant.udf is None:
         raise UnknownUdf("a canvas token needs a UDF's name after it")
     query = parse_query(request.scope["query_string"])
     call = await pipeline.resolve(target, grant, query, services, _caller(request, target, grant))
     facts["udf"] = call.udf.name
-    if call.tile is not None and route == "tile":
+    if call.tile is not None and facts["route"] == "tile":
         facts["tile"] = f"{call.tile.z}/{call.tile.x}/{call.tile.y}"
-    return grant, call
+    return call
 
 
 def _caller(request: Request, target: Target, grant: Grant) -> Caller:
     """What the UDF may see of a request that came by a share token."""
     share = grant.share if target.name is None or grant.udf is not None else f"{grant.share}/{target.name}"
     shown = {"fused-share-token": share}
-    if "fused_session_token" in request.query_params:
-        shown["fused-session-token"] = request.query_params["fused_session_token"]
+    if grant.session:
+        shown["fused-session-token"] = request.query_params[_SESSION]
+    if grant.identity is not None and grant.identity.email is not None:
+        shown["fused-share-user-email"] = grant.identity.email
     return Caller.of(request.headers.items(), shown)
 
 
 def _credentials(request: Request) -> Credentials:
     return Credentials(
         authorization=request.headers.get("authorization"),
-        session_token=request.query_params.get("fused_session_token"),
+        session_token=request.query_params.get(_SESSION),
+        address=request.client.host if request.client else None,
     )
 
 

@@ -12,7 +12,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,23 @@ _SCHEMAS: Final[tuple[tuple[str, ...], ...]] = (
             canvases TEXT, created REAL NOT NULL, expires REAL
         ) WITHOUT ROWID""",
     ),
+    (
+        "ALTER TABLE shared_tokens ADD COLUMN code INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE shared_tokens ADD COLUMN team INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE shared_tokens ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE shared_tokens ADD COLUMN changed REAL NOT NULL DEFAULT 0",
+        "UPDATE shared_tokens SET changed = created",
+        # A session lasts as long as the share (by its token's hash) and the access token that made it.
+        """CREATE TABLE sessions (
+            token_hash BLOB PRIMARY KEY, share BLOB NOT NULL, made_by TEXT NOT NULL, expires REAL NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE TABLE wrong_passcodes (source BLOB NOT NULL, at REAL NOT NULL)",
+        "CREATE INDEX wrong_passcodes_of_source ON wrong_passcodes (source, at)",
+        """CREATE TABLE secrets (
+            canvas TEXT NOT NULL, name TEXT NOT NULL, nonce BLOB NOT NULL, sealed BLOB NOT NULL,
+            digest BLOB NOT NULL, changed REAL NOT NULL, PRIMARY KEY (canvas, name)
+        ) WITHOUT ROWID""",
+    ),
 )
 
 
@@ -52,8 +69,9 @@ class State:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
             self._key = _key(folder / "key", may_make=not path.exists())
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            _make_private(path)
             self.database = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
+            self.database.row_factory = sqlite3.Row
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"the state in {folder} can't be used: {error}") from None
         try:
@@ -73,6 +91,15 @@ class State:
         pieces = (purpose.encode(), *parts)
         message = b"".join(len(piece).to_bytes(4, "big") + piece for piece in pieces)
         return hmac.digest(self._key, message, hashlib.sha256)
+
+    def rows(self, statement: str, *values: object) -> list[sqlite3.Row]:
+        """What a query finds; columns by their names."""
+        return self.database.execute(statement, values).fetchall()
+
+    def change(self, statement: str, *values: object) -> int:
+        """How many rows one statement changed."""
+        with self.transaction() as database:
+            return database.execute(statement, values).rowcount
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -104,6 +131,13 @@ class State:
         (stored,) = database.execute("SELECT value FROM meta WHERE name = 'key_check'").fetchone()
         if not hmac.compare_digest(stored, mark):
             raise ConfigurationError("the file key in the state folder belongs to another database")
+
+
+def _make_private(path: Path) -> None:
+    """An empty database file of mode 0600, unless there is one. That is never opened here: closing a file
+    ends all locks that this process has on it, also those of connections that SQLite has open."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _key(path: Path, *, may_make: bool) -> bytes:

@@ -35,7 +35,7 @@ _run: Run | None = None
 def running(job: Job, bundle: Bundle) -> Iterator[Run]:
     """Make this run the current one."""
     global _run
-    _run = Run(job, bundle)
+    _run = Run(job, bundle, bundle.secrets)
     try:
         yield _run
     finally:

@@ -108,7 +108,7 @@ async def change_token(request: Request) -> Response:
         switch = access.enable_shared_token if document["enabled"] else access.disable_shared_token
         found = switch(found.token)
     if isinstance(document.get("cache"), bool):
-        found = access.cache_shared_token(found.token, caching=document["cache"])
+        found = access.change_shared_token(found.token, caching=document["cache"])
     return answer(_token_object(identity, found))
 
 
