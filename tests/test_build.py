@@ -23,7 +23,7 @@ def source(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore"):
         shutil.copy(ROOT / name, folder)
-    for name in ("tileserver", "web"):
+    for name in ("tileserver", "styles", "web"):
         ignored = shutil.ignore_patterns("vendor", "__pycache__", "node_modules")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     return folder
@@ -58,6 +58,7 @@ def test_a_wheel_has_the_pages_libraries_with_their_licences(source: Path, tmp_p
         f"{VENDOR}/maplibre-gl/maplibre-gl-csp-worker.js",
         f"{VENDOR}/maplibre-gl/maplibre-gl.css",
         "tileserver/static/map.js",
+        "tileserver/styles/default.json",
         "tileserver/demo/workspace/demo/data/blue_marble.tif",
         "tileserver/demo/workspace/demo/canvas.toml",
     } <= files

@@ -13,7 +13,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
-    {"tileserver", "errors", "tiles", "formats", "units", "protocol", "signature", "udf", "documents"}
+    {
+        "tileserver",
+        "errors",
+        "tiles",
+        "formats",
+        "units",
+        "protocol",
+        "signature",
+        "udf",
+        "style",
+        "documents",
+    }
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -42,7 +53,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     # core: no input or output, importable anywhere
     "errors": (frozenset(), frozenset()),
     "units": (frozenset(), frozenset()),
-    **dict.fromkeys(("tiles", "formats", "protocol", "signature", "udf"), (CORE, CORE_LIBRARIES)),
+    **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "udf"), (CORE, CORE_LIBRARIES)),
     "documents": (CORE, CORE_LIBRARIES),
     # server: the web process
     "settings": (CORE, frozenset()),

@@ -15,12 +15,13 @@ import numpy as np
 import shapely
 from matplotlib.backend_bases import GraphicsContextBase
 from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.colors import to_rgba
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D, IdentityTransform
 from mercantile import Tile
 from numpy.typing import NDArray
 
-from tileserver import tiles
+from tileserver import style, tiles
 from tileserver.protocol import Job
 from tileserver.render import features, warp
 from tileserver.tiles import Bounds
@@ -30,20 +31,26 @@ Coordinates = NDArray[np.float64]
 Geometries = NDArray[np.object_]
 Pixels = NDArray[np.uint8]
 
-# Legible on a light and a dark map: the fill is lighter than a dark one, the outline darker than either,
-# and a pale edge keeps lines and points apart from what is below them.
-FILL: Final[Colour] = (0.29, 0.64, 0.71, 0.55)
-OUTLINE: Final[Colour] = (0.05, 0.29, 0.37, 1.0)
-LINE: Final[Colour] = (0.09, 0.42, 0.52, 1.0)
-POINT: Final[Colour] = (0.86, 0.36, 0.20, 0.92)
-EDGE: Final[Colour] = (1.0, 1.0, 1.0, 0.75)
+
+def _colour(layer: str, kind: str) -> Colour:
+    """Red, green, blue and opacity (0 to 1) of one property of the default style."""
+    rules = style.paint(layer)
+    return to_rgba(rules[f"{kind}-color"], rules.get(f"{kind}-opacity", 1.0))
+
+
+FILL: Final = _colour("udf-fill", "fill")
+OUTLINE: Final = _colour("udf-outline", "line")
+LINE: Final = _colour("udf-line", "line")
+CASING: Final = _colour("udf-casing", "line")
+POINT: Final = _colour("udf-point", "circle")
+RING: Final = _colour("udf-point", "circle-stroke")
 
 # Pixels at scale 1.
-OUTLINE_WIDTH: Final = 0.9
-LINE_WIDTH: Final = 1.6
-CASING_WIDTH: Final = 3.2
-POINT_RADIUS: Final = 3.2
-RING_WIDTH: Final = 1.0
+OUTLINE_WIDTH: Final[float] = style.paint("udf-outline")["line-width"]
+LINE_WIDTH: Final[float] = style.paint("udf-line")["line-width"]
+CASING_WIDTH: Final[float] = style.paint("udf-casing")["line-width"]
+POINT_RADIUS: Final[float] = style.paint("udf-point")["circle-radius"]
+RING_WIDTH: Final[float] = style.paint("udf-point")["circle-stroke-width"]
 MARGIN: Final = 8
 
 SINGLE_SIDE: Final = 512
@@ -189,7 +196,7 @@ class _Canvas:
         lines = self._clipped(geometry[kinds == shapely.GeometryType.LINESTRING])
         points = geometry[kinds == shapely.GeometryType.POINT]
         self._paths(polygons, FILL, ((OUTLINE, OUTLINE_WIDTH),))
-        self._paths(lines, None, ((EDGE, CASING_WIDTH), (LINE, LINE_WIDTH)))
+        self._paths(lines, None, ((CASING, CASING_WIDTH), (LINE, LINE_WIDTH)))
         if len(points):
             self._markers(self._to_pixels(shapely.get_coordinates(points)))
 
@@ -260,7 +267,7 @@ class _Canvas:
             shift = (along / PHASES - 0.5, down / PHASES + 0.5)
             offset = Affine2D().scale(POINT_RADIUS * scale).translate(*shift)
             positions = Path(whole[group == number].astype(float))
-            context = _context(EDGE, RING_WIDTH * scale)
+            context = _context(RING, RING_WIDTH * scale)
             self._agg.draw_markers(context, dot, offset, positions, IdentityTransform(), POINT)
 
 

@@ -114,8 +114,8 @@ function showResult(asked) {
 // -- the map
 
 const colours = () => dark.matches
-  ? { ground: "#1a2228", grid: "#2f3c45", fill: "#3d8ea0", line: "#a7dbe5", point: "#ff9b71", ring: "#1a2228" }
-  : { ground: "#e9edef", grid: "#d3dadd", fill: "#3a8ea3", line: "#0f4c5c", point: "#d9572b", ring: "#ffffff" };
+  ? { ground: "#1a2228", grid: "#2f3c45" }
+  : { ground: "#e9edef", grid: "#d3dadd" };
 
 function show(tilejson) {
   layer = tilejson;
@@ -189,28 +189,13 @@ function putLayer() {
   };
   if (layer.format === "mvt") {
     map.addSource("udf", { type: "vector", ...common });
-    for (const one of vectorLayers()) map.addLayer({ source: "udf", "source-layer": "udf", ...one });
+    for (const one of data.style.layers) map.addLayer(one);
   } else {
     const sharp = window.devicePixelRatio > 1;
     const tiles = sharp ? layer.tiles.map((url) => url.replace("{y}.", "{y}@2x.")) : layer.tiles;
     map.addSource("udf", { type: "raster", tileSize: 256, ...common, tiles });
     map.addLayer({ id: "udf-raster", type: "raster", source: "udf", paint: { "raster-fade-duration": 0 } });
   }
-}
-
-function vectorLayers() {
-  const { fill, line, point, ring } = colours();
-  const is = (kind) => ["==", ["geometry-type"], kind];
-  const radius = ["interpolate", ["linear"], ["zoom"], 0, 2.5, 6, 4.5, 12, 7];
-  return [
-    { id: "udf-fill", type: "fill", filter: is("Polygon"), paint: { "fill-color": fill, "fill-opacity": 0.45 } },
-    { id: "udf-outline", type: "line", filter: is("Polygon"), paint: { "line-color": line, "line-width": 1 } },
-    { id: "udf-line", type: "line", filter: is("LineString"), paint: { "line-color": line, "line-width": 2 } },
-    {
-      id: "udf-point", type: "circle", filter: is("Point"),
-      paint: { "circle-color": point, "circle-radius": radius, "circle-stroke-color": ring, "circle-stroke-width": 1 },
-    },
-  ];
 }
 
 // -- looking at features
