@@ -19,5 +19,5 @@ def test_every_layer_draws_the_vector_tiles_layer() -> None:
 def test_drawn_pictures_take_their_colours_from_the_document() -> None:
     """Fill, outline, line, casing, point and ring, with their opacities."""
     assert to_rgba("#4aa3b5", 0.55) == drawing.FILL == drawing._colour("udf-fill", "fill")
-    assert drawing.RING == drawing._colour("udf-point", "circle-stroke")
+    assert drawing._colour("udf-point", "circle-stroke") == drawing.RING
     assert style.paint("udf-point")["circle-radius"] == drawing.POINT_RADIUS
