@@ -196,7 +196,8 @@ def build_call(
     return Call(
         udf=udf,
         arguments={
-            **udf.defaults,
+            # A stored None leaves the parameter to the function's own default, as a query can't say None.
+            **{name: value for name, value in udf.defaults.items() if value is not None},
             **_arguments(udf, query, tiled=tiled),
             **_posted_arguments(udf, arguments or {}, tiled=tiled),
         },
