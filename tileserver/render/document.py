@@ -90,7 +90,8 @@ def response(found: Classified) -> tuple[bytes, str, dict[str, Any]]:
             raise UnsupportedOutput(f"{_FAILED} {type_name(value)}: the header {name!r} can't be sent")
     if len(kept) > replies.MOST_HEADERS:
         raise UnsupportedOutput(
-            f"{_FAILED} {type_name(value)} has {len(kept)} headers; at most {replies.MOST_HEADERS} can be sent"
+            f"{_FAILED} {type_name(value)} has {len(kept)} headers of its own; at most "
+            f"{replies.MOST_HEADERS} can be sent"
         )
     facts = {"kind": str(Kind.RESPONSE), "format": "response", "status": status, "headers": kept}
     return b"" if status in replies.BODYLESS else _body(value), str(media_type), facts
