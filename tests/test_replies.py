@@ -18,6 +18,7 @@ from tileserver import replies
         ("content-security-policy", False),
         ("x-cache", False),
         ("x-fused-metadata", False),
+        ("x-fused-redirect", False),
         ("x-content-type-options", False),
     ],
 )
