@@ -48,6 +48,8 @@ def udf(n: int = 1):
     "c/unclear.py": "@fused.udf\ndef one():\n    return 1\n\n\n@fused.udf\ndef two():\n    return 2\n",
     "c/inner.py": "def make():\n    @fused.udf\n    def udf():\n        return 'inner'\n    return udf\n\n\n"
     "@fused.udf\ndef outer():\n    return make()()\n",
+    "c/stored.py": "@fused.udf(name='Other', default_parameters={'n': 7, 'm': None}, engine='large')\n"
+    "def udf(n: int = 1, m: int = 2):\n    return [n, m]\n",
     # Fused's folder layout
     "c/Deep/Deep.py": "from utils import double\nfrom helpers import triple\n\n\n"
     "@fused.udf\ndef first():\n    return 'first'\n\n\n"
@@ -104,6 +106,12 @@ def test_several_functions_without_a_choice_are_an_error(server: Server) -> None
 
     assert response.status_code == 422
     assert "one, two" in response.json()["detail"]
+
+
+def test_the_decorator_stores_defaults(server: Server) -> None:
+    """``default_parameters`` come before the function's own; the request's values override both."""
+    assert server.get("/{c}/stored").json() == [7, 2]
+    assert server.get("/{c}/stored?n=3&m=4").json() == [3, 4]
 
 
 def test_a_folder_of_fused_is_a_udf(server: Server) -> None:
