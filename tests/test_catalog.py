@@ -82,6 +82,38 @@ def test_both_layouts_are_read_and_modules_are_told_apart(tmp_path: Path) -> Non
     assert canvas.problems == ()
 
 
+@pytest.mark.parametrize(
+    ("hint", "parameters", "toml", "layer"),
+    [
+        ("auto", "bounds", "", True),
+        ("auto", "n", "", False),
+        ("vector_tile", "n", "", True),
+        ("raster", "n", "", True),
+        ("vector_single", "bounds", "", True),
+        ("vector_single_none", "bounds", "", False),
+        ("vector_single_none", "bounds", "[udf.Deep]\nmode = 'tile'\n", True),
+        ("something_new", "bounds", "", True),
+        (7, "n", "", False),
+    ],
+)
+def test_a_meta_json_hints_at_the_use_of_its_udf(
+    tmp_path: Path, hint: object, parameters: str, toml: str, layer: bool
+) -> None:
+    """Contract, section 13: ``fused:udfType`` says whether a UDF is a layer, unless canvas.toml does; it
+    refuses no address."""
+    udf_object = {"source": "Deep.py", "metadata": {"fused:udfType": hint}}
+    files = {
+        "city/canvas.toml": toml,
+        "city/Deep/Deep.py": f"@fused.udf\ndef udf({parameters}): pass\n",
+        "city/Deep/meta.json": json.dumps({"job_config": {"steps": [{"udf": udf_object}]}}),
+    }
+
+    udf = write(tmp_path, files).load("city").udfs["Deep"]
+
+    assert udf.is_layer is layer
+    assert udf.settings.mode != "single"
+
+
 def test_packages_of_a_canvas_are_importable_by_their_dotted_names(tmp_path: Path) -> None:
     """As Python would find them from the canvas's folder."""
     canvas = write(tmp_path, {"city/a.py": UDF, "city/lib/__init__.py": "", "city/lib/geo.py": ""}).load(

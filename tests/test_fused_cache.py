@@ -102,6 +102,19 @@ def test_another_source_is_another_function() -> None:
     assert [make(1)(), make(2)()] == [1, 2]
 
 
+def test_variables_outside_the_function_do_not_count() -> None:
+    """Contract, section 8.1: the source and the arguments make the key, not what the function looks up."""
+    factor = 2
+
+    @cache
+    def times(n: int) -> int:
+        return n * factor
+
+    assert times(3) == 6
+    factor = 10
+    assert [times(3), times(4)] == [6, 40]
+
+
 def test_results_are_copies() -> None:
     """Changing a result doesn't change what is stored."""
     double, _ = counted()

@@ -13,18 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
-    {
-        "tileserver",
-        "errors",
-        "tiles",
-        "formats",
-        "units",
-        "protocol",
-        "signature",
-        "udf",
-        "style",
-        "documents",
-    }
+    {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
+    | {"style", "udf", "documents"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -54,6 +44,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "errors": (frozenset(), frozenset()),
     "units": (frozenset(), frozenset()),
     **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "udf"), (CORE, CORE_LIBRARIES)),
+    "replies": (frozenset(), frozenset()),
     "documents": (CORE, CORE_LIBRARIES),
     # server: the web process
     "settings": (CORE, frozenset()),

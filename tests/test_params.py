@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,36 @@ def test_a_udf_with_kwargs_gets_the_others_as_strings() -> None:
     found = call("n=5&m=6&format=json&_x=1&colormap=viridis", parameters="n, **kwargs")
 
     assert found.arguments == {"n": "5", "m": "6"}
+
+
+def test_a_stored_default_yields_to_the_request_and_none_to_the_function() -> None:
+    """Contract, section 4.3: defaults stored beside a UDF come first; None is none at all."""
+    stored = replace(udf("n: int = 1, m=2"), defaults={"n": 7, "m": None})
+
+    def arguments(query: bytes) -> object:
+        return build_call(stored, BUNDLE, Address(), parse_query(query), limits=Limits()).arguments
+
+    assert arguments(b"") == {"n": 7}
+    assert arguments(b"n=5&m=6") == {"n": "5", "m": "6"}
+
+
+def test_a_reserved_name_is_never_an_argument() -> None:
+    """Contract, section 4.1: also where the UDF declares a parameter of that name."""
+    found = call("format=csv&cache_max_age=5&_x=1&n=2", parameters="format='', cache_max_age=0, _x=0, n=1")
+
+    assert found.arguments == {"n": "2"}
+    assert (found.formats, found.max_age) == (("csv",), 5)
+
+
+def test_a_single_format_is_one_call_whoever_asks() -> None:
+    """Contract, section 8: a browser's ``Accept`` counts in the key only where it chooses the format."""
+
+    def key(query: str, *, page: bool) -> str:
+        return call(query, Address(page=page)).cache_key()
+
+    assert key("format=csv", page=True) == key("format=csv", page=False)
+    assert key("", page=True) != key("", page=False)
+    assert key("format=csv,png", page=True) != key("format=csv,png", page=False)
 
 
 def test_a_repeated_key_is_a_list() -> None:

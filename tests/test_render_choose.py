@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from mercantile import Tile
 
 from tileserver.errors import UnsupportedOutput
 from tileserver.formats import FORMATS, Kind
-from tileserver.protocol import Default
-from tileserver.render import Encoder, choose, encoder
+from tileserver.protocol import Default, Job
+from tileserver.render import Encoder, choose, encode, encoder
 
 CLIENT = ("npy", "tiff", "parquet", "json")
 
@@ -66,6 +67,20 @@ def test_nothing_asked_gives_the_default_of_the_mode(kind: Kind, default: Defaul
 def test_first_fitting_format_of_a_list_is_taken(kind: Kind, wanted: tuple[str, ...], chosen: str) -> None:
     """A list is an order of preference; one without any fit gives the kind's default."""
     assert choose(kind, wanted, "data").name == chosen
+
+
+@pytest.mark.parametrize(("default", "picture"), [("tile", True), ("value", False)])
+@pytest.mark.parametrize("formats", [(), ("png",)])
+def test_nothing_in_a_tile_is_a_picture_for_maps_only(
+    default: Default, picture: bool, formats: tuple[str, ...]
+) -> None:
+    """Who posts code asks for a value: no data has no bytes there."""
+    job = Job("c", "b", "u", {}, formats, default, tile=Tile(x=0, y=0, z=0))
+
+    body, _, facts = encode(None, job)
+
+    assert bool(body) is picture
+    assert facts["empty"] is True
 
 
 def test_features_alone_asked_as_png_are_drawn() -> None:

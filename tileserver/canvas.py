@@ -21,13 +21,15 @@ from tileserver import formats
 from tileserver.errors import NotFound, UdfError, UnknownUdf
 from tileserver.protocol import Bundle, Json, Source
 from tileserver.signature import BrokenSource, NotAUdf, Signature, neighbours, read
-from tileserver.udf import Udf, UdfSettings
+from tileserver.udf import Mode, Udf, UdfSettings
 
 DEFAULT_CANVAS: Final = "default"  # where clients of Fused look when no canvas is named
 CANVAS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 MAX_FILES: Final = 10_000
 MAX_SOURCE: Final = 4 * 1024 * 1024
 
+# Fused's names of how a UDF is meant; "vector_single" is called with what a map shows, so it has tiles too.
+_HINTS: Final[Mapping[str, Mode]] = {"vector_tile": "tile", "raster": "tile", "vector_single_none": "single"}
 _STORED: Final = "secret:"  # what a variable of [env] begins with that takes a stored secret
 _FOLDER: Final = "."  # the canvas's folder itself, among the paths below it
 _Stamp = tuple[int, int, int, int]  # times of change, size, inode
@@ -403,7 +405,14 @@ class _Reader:
             title=first.strip().rstrip(".") or name,
             description=rest.strip(),
             defaults=sources[name].defaults,
+            hint=self._hint(sources[name].path),
         )
+
+    def _hint(self, path: str) -> Mode:
+        """What a ``meta.json`` says of the natural use of its UDF."""
+        folder, slash, _ = path.partition("/")
+        udf_object = _udf_object(self.metas.get(folder, {})) if slash else {}
+        return _HINTS.get(_text(_table(udf_object.get("metadata")).get("fused:udfType")), "auto")
 
     def _udf_settings(self, name: str) -> UdfSettings:
         table = _table(_table(self.settings.get("udf")).get(name))

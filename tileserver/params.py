@@ -189,16 +189,20 @@ def build_call(
         raise BadRequest(f"{udf.name} has mode = single in canvas.toml: it has no tiles")
     tiled = address.tile is not None
     limit = limits.tile_time_limit if tiled else limits.time_limit
-    default: Default = "tile" if tiled else "page" if address.page else "data"
+    wanted = _formats(address.extension, query)
+    # Of a single format the default says nothing, so it must not make two calls of one.
+    page = address.page and (len(wanted) != 1 or ":" in wanted[0])
+    default: Default = "tile" if tiled else "page" if page else "data"
     return Call(
         udf=udf,
         arguments={
-            **udf.defaults,
+            # A stored None leaves the parameter to the function's own default, as a query can't say None.
+            **{name: value for name, value in udf.defaults.items() if value is not None},
             **_arguments(udf, query, tiled=tiled),
             **_posted_arguments(udf, arguments or {}, tiled=tiled),
         },
         tile=address.tile,
-        formats=_formats(address.extension, query),
+        formats=wanted,
         default=default,
         options=_options(udf, query, address.scale, limits.max_tile_pixels),
         max_age=_max_age(udf, query),

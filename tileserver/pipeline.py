@@ -155,7 +155,7 @@ def _posted_call(
         udf, bundle, address, query, limits=services.limits, arguments=posted.parameters, caller=caller
     )
     # Whoever posts code asks for a value: nothing is nothing, also in a tile.
-    return replace(call, default="data") if call.formats else call
+    return call if call.tile is None else replace(call, default="value")
 
 
 def _name(grant: Grant, asked: str | None) -> str:

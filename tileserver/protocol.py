@@ -23,8 +23,9 @@ DEFAULT_SIZE: Final = 256
 DEFAULT_EXTENT: Final = 4096
 DEFAULT_BUFFER: Final = 64
 
-# Which default applies when no format was asked for, or none of those asked for fits.
-Default = Literal["data", "page", "tile"]
+# Which default applies when no format was asked for, or none of those asked for fits. "value" is a tile for
+# who posted its code: nothing is nothing there, and no picture of it.
+Default = Literal["data", "page", "tile", "value"]
 
 
 @dataclass(frozen=True, slots=True)

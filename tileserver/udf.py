@@ -64,13 +64,16 @@ class Udf:
     title: str
     description: str
     defaults: Mapping[str, Json]
+    hint: Mode = "auto"
 
     @property
     def is_layer(self) -> bool:
-        """Whether its natural use is a tile layer."""
-        if self.settings.mode == "auto":
-            return self.signature.takes_tile
-        return self.settings.mode == "tile"
+        """Whether its natural use is a tile layer: by its settings, else by the ``hint`` that its
+        ``meta.json`` gives, else by its signature. A hint refuses no address."""
+        for mode in (self.settings.mode, self.hint):
+            if mode != "auto":
+                return mode == "tile"
+        return self.signature.takes_tile
 
 
 def _whole(low: int, high: int) -> Any:

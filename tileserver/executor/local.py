@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tileserver import errors
+from tileserver import errors, replies
 from tileserver.errors import Overloaded, TileServerError, UdfError, UdfKilled, UdfTimeout
 from tileserver.executor import Answers
 from tileserver.executor.channel import Channel, ChannelClosed, Drain
@@ -196,8 +196,8 @@ class LocalPool:
             raise
         if header.get("type") == "result":
             output = {"stdout": worker.stdout.take(), "stderr": worker.stderr.take()}
-            meta = {**header["meta"], **output}
-            return Encoded(body, str(header["media_type"]), float(header["created"]), meta)
+            meta = {**replies.checked(header["meta"]), **output}
+            return Encoded(body, replies.media_type(header["media_type"]), float(header["created"]), meta)
         self._counts["failed"] += 1
         raise self._with_output(_failure(header), worker)
 

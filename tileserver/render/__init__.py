@@ -7,46 +7,90 @@ import path, so that nothing heavy is imported before it is needed. Runs in the 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from tileserver.errors import UnsupportedOutput
 from tileserver.formats import BUNDLE_MEDIA_TYPE, FORMATS, PICTURES, Format, Kind
 from tileserver.protocol import Default, Job
-from tileserver.render.classify import Classified, classify
+from tileserver.render.classify import Classified, classify, type_name
 
 # An encoder returns the body, and facts about it: "bounds", "empty", "media_type" when it isn't the format's.
 Encoder = Callable[[Classified, Format, Job], tuple[bytes, dict[str, Any]]]
 
 _PIXELS = frozenset({Kind.RASTER, Kind.GEORASTER, Kind.IMAGE})
+_MARKUP: Final = re.compile(r"\s*<[!?A-Za-z]")
 
 
 def encode(value: object, job: Job) -> tuple[bytes, str, dict[str, Any]]:
     """Body, media type and facts of a UDF's result.
 
-    :raises UnsupportedOutput: when the only format asked for can't hold it, or nothing can.
+    :raises UnsupportedOutput: when the only format asked for can't hold it, or nothing can. The message
+        names the Python type.
     """
+    try:
+        return _encoded(value, job)
+    except UnsupportedOutput as problem:
+        name = type_name(value)
+        if name not in problem.message:
+            problem.args = (f"{problem.message} (the result is a {name})",)
+        raise
+
+
+def _encoded(value: object, job: Job) -> tuple[bytes, str, dict[str, Any]]:
     found = classify(value)
-    if found.kind is Kind.NONE or (job.tile is not None and _no_rows(found)):
+    if _is_nothing(found, job):
         return _nothing(job)
     if found.kind is Kind.RESPONSE:
         from tileserver.render.document import response
 
         return response(found)
-    if found.kind is Kind.BUNDLE and job.formats != ("json",):
-        from tileserver.render.document import bundle
-
-        body, facts = bundle(found, job)
-        return body, BUNDLE_MEDIA_TYPE, {"kind": str(found.kind), "format": "zip", **facts}
-    chosen = choose(found.kind, job.formats, job.default)
+    if found.kind is Kind.BUNDLE:
+        return _bundle(found, job)
+    chosen = _chosen(found, job)
     body, facts = encoder(chosen)(found, chosen, job)
     media_type = facts.pop("media_type", chosen.media_type)
     return body, media_type, {"kind": str(found.kind), "format": chosen.name, **facts}
 
 
-def _no_rows(found: Classified) -> bool:
-    """A table without rows has no geometry column to say that it is a layer with nothing in this tile."""
-    return found.kind is Kind.TABLE and len(found.value) == 0
+def _bundle(found: Classified, job: Job) -> tuple[bytes, str, dict[str, Any]]:
+    """A zip whatever was asked for, unless that is JSON alone and JSON can say all of it."""
+    from tileserver.render.document import bundle
+
+    if job.formats == ("json",):
+        row = FORMATS["json"]
+        with suppress(UnsupportedOutput):
+            body, facts = encoder(row)(found, row, job)
+            return body, row.media_type, {"kind": str(found.kind), "format": row.name, **facts}
+    body, facts = bundle(found, job)
+    return body, BUNDLE_MEDIA_TYPE, {"kind": str(found.kind), "format": "zip", **facts}
+
+
+def _is_nothing(found: Classified, job: Job) -> bool:
+    """None; and a table without rows or an empty list where no format asked for can say that. In a tile
+    without a format they are a layer with nothing in it."""
+    if found.kind is Kind.NONE:
+        return True
+    if found.kind is Kind.TABLE:
+        empty = len(found.value) == 0
+    else:
+        empty = found.kind is Kind.SIMPLE and isinstance(found.value, list | tuple) and not found.value
+    if not empty or not (job.tile is not None or job.formats):
+        return False
+    return not any(
+        found.kind in FORMATS[name].holds for name in (wanted.rpartition(":")[2] for wanted in job.formats)
+    )
+
+
+def _chosen(found: Classified, job: Job) -> Format:
+    """Markup that nobody asked to have as JSON alone stays HTML, also in a list that prefers JSON."""
+    if found.kind is Kind.TEXT and len(job.formats) > 1 and _MARKUP.match(found.value):
+        offered = [name for name in job.formats if found.kind in FORMATS[name.rpartition(":")[2]].holds]
+        if offered == ["json"]:
+            return FORMATS["html"]
+    return choose(found.kind, job.formats, job.default)
 
 
 def encoder(row: Format) -> Encoder:
@@ -81,7 +125,7 @@ def _default(kind: Kind, default: Default) -> str:
         return "html"
     if kind in _PIXELS:
         return "png"
-    if kind is Kind.FEATURES and default == "tile":
+    if kind is Kind.FEATURES and default in ("tile", "value"):
         return "mvt"
     if kind is Kind.TEXT and default == "data":
         return "html"
@@ -92,7 +136,7 @@ def _nothing(job: Job) -> tuple[bytes, str, dict[str, Any]]:
     """No data: a transparent picture where a map wants one, else an empty body."""
     facts: dict[str, Any] = {"kind": str(Kind.NONE), "empty": True}
     first = job.formats[0].rpartition(":")[2] if job.formats else ""
-    if job.tile is not None and (first in PICTURES or not first):
+    if job.default == "tile" and (first in PICTURES or not first):
         from tileserver.render.raster import transparent
 
         row = FORMATS[first or "png"]

@@ -69,13 +69,14 @@ def classify(value: object) -> Classified:
         if found is not None:
             return found
     raise UnsupportedOutput(
-        f"Result serialization failed: a UDF can't return {_name(value)}; it can return a DataFrame, "
+        f"Result serialization failed: a UDF can't return {type_name(value)}; it can return a DataFrame, "
         "GeoDataFrame, shapely geometry, Arrow table, array, (array, bounds), xarray object, encoded image, "
         "str, number, date, list, dict or Response"
     )
 
 
-def _name(value: object) -> str:
+def type_name(value: object) -> str:
+    """The name of a value's type as error messages give it: ``numpy.ndarray``, ``list``."""
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
@@ -107,7 +108,7 @@ def _image(value: object) -> Classified | None:
     media_type = sniff(body)
     if media_type is None:
         raise UnsupportedOutput(
-            f"Result serialization failed: these {len(body)} bytes ({_name(value)}) are no image; "
+            f"Result serialization failed: these {len(body)} bytes ({type_name(value)}) are no image; "
             "PNG, JPEG, WebP, GIF, AVIF and TIFF are known"
         )
     return Classified(Kind.IMAGE, body, value, media_type=media_type)
@@ -214,7 +215,7 @@ def _xarray(value: object) -> Classified | None:
         return Classified(Kind.TABLE, frame.reset_index(), value)
     if found.bands.dtype.kind not in "buifc":
         raise UnsupportedOutput(
-            f"Result serialization failed: {_name(value)} of {found.bands.dtype} is no raster"
+            f"Result serialization failed: {type_name(value)} of {found.bands.dtype} is no raster"
         )
     return Classified(Kind.GEORASTER, found.bands, value, bounds=found.bounds, crs=found.crs)
 

@@ -20,12 +20,13 @@ from typing import Any, Final
 
 import pandas as pd
 
+from tileserver import replies
 from tileserver.errors import UnsupportedOutput
 from tileserver.formats import BUNDLE_MEDIA_TYPE, FORMATS, Format, Kind
 from tileserver.protocol import Job
 from tileserver.render import encoder, features
-from tileserver.render.classify import Classified, classify
-from tileserver.render.plain import distinct, dumps, flat_columns, plain, type_name, written
+from tileserver.render.classify import Classified, classify, type_name
+from tileserver.render.plain import distinct, dumps, flat_columns, plain, written
 
 Encoding = tuple[bytes, dict[str, Any]]
 
@@ -49,8 +50,7 @@ _MEMBER_FORMATS: Final = {
     Kind.NONE: "json",
 }
 
-# Headers of a ready-made response that are the server's own to set.
-_OURS: Final = re.compile(r"x-(?:fused-.*|cache.*|content-type-options)")
+_BYTES: Final = "application/octet-stream"
 
 
 def html(found: Classified, row: Format, job: Job) -> Encoding:
@@ -77,23 +77,24 @@ def response(found: Classified) -> tuple[bytes, str, dict[str, Any]]:
     Facts: ``status``, and ``headers`` with Content-Disposition and those ``x-`` headers that are not the
     server's own.
 
-    :raises UnsupportedOutput: when the response has neither a body, a path nor an iterator of chunks.
+    :raises UnsupportedOutput: when the response has neither a body, a path nor an iterator of chunks, or
+        a status or header that can't be sent.
     """
     value = found.value
+    status = _status(value)
     headers = {str(name).lower(): str(text) for name, text in (getattr(value, "headers", None) or {}).items()}
-    media_type = headers.get("content-type") or getattr(value, "media_type", None)
-    kept = {
-        name: text
-        for name, text in headers.items()
-        if name == "content-disposition" or (name.startswith("x-") and not _OURS.fullmatch(name))
-    }
-    facts = {
-        "kind": str(Kind.RESPONSE),
-        "format": "response",
-        "status": int(value.status_code),
-        "headers": kept,
-    }
-    return _body(value), media_type or "application/octet-stream", facts
+    media_type = headers.get("content-type") or getattr(value, "media_type", None) or _BYTES
+    kept = {name: text for name, text in headers.items() if replies.may_set(name)}
+    for name, text in (*kept.items(), ("content-type", str(media_type))):
+        if not replies.is_header(name, text):
+            raise UnsupportedOutput(f"{_FAILED} {type_name(value)}: the header {name!r} can't be sent")
+    if len(kept) > replies.MOST_HEADERS:
+        raise UnsupportedOutput(
+            f"{_FAILED} {type_name(value)} has {len(kept)} headers of its own; at most "
+            f"{replies.MOST_HEADERS} can be sent"
+        )
+    facts = {"kind": str(Kind.RESPONSE), "format": "response", "status": status, "headers": kept}
+    return b"" if status in replies.BODYLESS else _body(value), str(media_type), facts
 
 
 def bundle(found: Classified, job: Job) -> Encoding:
@@ -126,7 +127,7 @@ def _member(key: object, value: object, job: Job) -> tuple[bytes, str]:
         if found.kind is Kind.BUNDLE:
             return bundle(found, job)[0], BUNDLE_MEDIA_TYPE
         if found.kind is Kind.IMAGE:
-            return found.value, found.media_type or "application/octet-stream"
+            return found.value, found.media_type or _BYTES
         if found.kind is Kind.RESPONSE:
             body, media_type, _ = response(found)
             return body, media_type
@@ -151,6 +152,13 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 # Responses
+
+
+def _status(value: Any) -> int:
+    status = value.status_code
+    if isinstance(status, int) and int(status) in replies.STATUSES:
+        return int(status)
+    raise UnsupportedOutput(f"{_FAILED} {type_name(value)} has the status {status!r}; 200 to 599 can be sent")
 
 
 def _body(value: Any) -> bytes:

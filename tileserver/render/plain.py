@@ -24,6 +24,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from tileserver.errors import UnsupportedOutput
+from tileserver.render.classify import type_name
 
 _AS_IT_IS = frozenset({str, int, bool, type(None)})
 _AS_TEXT = (uuid.UUID, PurePath, pd.Period, pd.Interval)
@@ -54,12 +55,6 @@ def written(value: object) -> str:
 def utf8(json_text: str) -> bytes:
     """JSON text as bytes; a lone surrogate becomes the escape that JSON has for it."""
     return json_text.encode("utf-8", "backslashreplace")
-
-
-def type_name(value: object) -> str:
-    """The name of a value's type as error messages give it: ``numpy.ndarray``, ``list``."""
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def plain(value: Any) -> Any:

@@ -56,7 +56,9 @@ def picture(found: Classified, row: Format, job: Job) -> tuple[bytes, Facts]:
         return _encoded(Picture(rgba[:3], rgba[3]), row, facts)
     if found.kind is Kind.IMAGE:
         if _sendable(found, row, job):
-            return found.value, {"media_type": found.media_type, **_bounds(found)}
+            named = row.name == "apng" and row.name in job.formats  # the same bytes by another name
+            media_type = row.media_type if named else found.media_type
+            return found.value, {"media_type": media_type, **_bounds(found)}
         found = _decoded(found)
     return _encoded(pixels.picture(_placed(found, job), job.options), row, _bounds(found, job))
 

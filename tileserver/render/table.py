@@ -26,7 +26,7 @@ from tileserver.errors import UnsupportedOutput
 from tileserver.formats import Format, Kind
 from tileserver.protocol import Job
 from tileserver.render import features
-from tileserver.render.classify import Classified, classify
+from tileserver.render.classify import Classified, classify, type_name
 from tileserver.render.plain import (
     distinct,
     dumps,
@@ -35,7 +35,6 @@ from tileserver.render.plain import (
     plain_column,
     plain_columns,
     rows,
-    type_name,
     utf8,
     written,
 )

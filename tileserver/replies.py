@@ -1,0 +1,50 @@
+"""What a UDF may decide of its own HTTP response: status, media type, and some headers.
+
+A worker makes these facts, and the web process looks at them again: what comes from a worker is no more
+to be trusted than a request. What can't be sent here could end a header and begin another one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+STATUSES: Final = range(200, 600)
+BODYLESS: Final = frozenset({204, 304})
+MOST_HEADERS: Final = 50
+LONGEST: Final = 4096  # characters of one value
+
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", re.ASCII)
+_TEXT: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+# Headers that are the server's own to set.
+_OURS: Final = re.compile(r"x-(?:fused-.*|cache.*|content-type-options)")
+
+
+def may_set(name: str) -> bool:
+    """Whether a header is the UDF's to set; ``name`` is in lower case."""
+    return name == "content-disposition" or (name.startswith("x-") and not _OURS.fullmatch(name))
+
+
+def is_header(name: str, text: str) -> bool:
+    """Whether this can stand in an HTTP response as one header."""
+    return len(text) <= LONGEST and bool(_NAME.fullmatch(name)) and bool(_TEXT.fullmatch(text))
+
+
+def checked(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a result, without a status or headers that no UDF may set."""
+    facts = dict(meta)
+    status = facts.pop("status", None)
+    if isinstance(status, int) and status in STATUSES:
+        facts["status"] = int(status)
+    headers = facts.pop("headers", None)
+    if isinstance(headers, dict):
+        kept = {n: t for n, t in headers.items() if isinstance(t, str) and may_set(n) and is_header(n, t)}
+        facts["headers"] = dict(list(kept.items())[:MOST_HEADERS])
+    return facts
+
+
+def media_type(said: object) -> str:
+    """A media type that can be sent; bytes of no type for anything else."""
+    text = str(said)
+    return text if text and is_header("content-type", text) else "application/octet-stream"
