@@ -20,7 +20,9 @@ from tileserver.app import create_app
 from tileserver.catalog import Catalog
 from tileserver.errors import ConfigurationError, InvalidTile
 from tileserver.executor.local import LocalPool
+from tileserver.loading import complete
 from tileserver.params import Address, Limits, QueryItems, build_call
+from tileserver.pipeline import make_sources
 from tileserver.protocol import Encoded
 from tileserver.settings import Settings
 from tileserver.telemetry import configure_logging
@@ -117,8 +119,10 @@ async def run_once(
     resolved = await Catalog(settings.workspace).resolve(canvas, name)
     if resolved.extension is not None:
         address = Address(tile=address.tile, scale=address.scale, extension=resolved.extension)
+    sources = make_sources(settings)
+    udf, bundle = await complete(resolved.udf, resolved.bundle, sources.load)
     limits = Limits(settings.time_limit, settings.tile_time_limit, settings.max_tile_pixels)
-    call = build_call(resolved.udf, resolved.bundle, address, query, limits=limits)
+    call = build_call(udf, bundle, address, query, limits=limits)
     pool = LocalPool(state_dir=settings.state_dir, workers=1, output_limit=settings.output_limit)
     async with pool:
         return await pool.run(call.job(), call.bundle)
