@@ -114,7 +114,7 @@ async def resolve(
     address = target.address
     if found.extension is not None:
         address = replace(address, extension=found.extension)
-    udf, bundle = await _complete(found.udf, found.bundle, services)
+    udf, bundle = await with_sources(found.udf, found.bundle, services)
     call = build_call(
         *(udf, bundle, address, query),
         limits=services.limits,
@@ -166,7 +166,7 @@ def _is_usable(canvas: str, identity: Identity, services: Services) -> bool:
 async def _posted_call(
     posted: Posted, base: Bundle, address: Address, query: QueryItems, services: Services, caller: Caller
 ) -> Call:
-    udf, bundle = await _complete(*build(posted, base), services)
+    udf, bundle = await with_sources(*build(posted, base), services)
     call = build_call(
         udf, bundle, address, query, limits=services.limits, arguments=posted.parameters, caller=caller
     )
@@ -190,7 +190,7 @@ async def answer(call: Call, services: Services) -> Answer:
     started = time.perf_counter()
 
     async def run() -> Encoded:
-        return await services.executor.run(call.job(), call.bundle, _answers(call, services))
+        return await services.executor.run(call.job(), call.bundle, answers_of(call, services))
 
     stored, outcome = await services.cache.get_or_compute(
         call.cache_key(), run, tag=call.tag, max_age=call.max_age
@@ -206,8 +206,8 @@ async def answer(call: Call, services: Services) -> Answer:
 # -- what a run asks while it runs
 
 
-def _answers(call: Call, services: Services) -> Answers:
-    """Serves what a run asks for. What comes from a worker is as untrusted as a request."""
+def answers_of(call: Call, services: Services) -> Answers:
+    """Serves what a run asks for while it runs. What comes from a worker is as untrusted as a request."""
 
     async def answers(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         asked = asks.parse(header, body)
@@ -252,7 +252,7 @@ async def _nested_call(
             nested = await resolve(target, grant, asked.query, services, stranger, asked.parameters)
             return nested, grant.may_read_code
         found = await services.catalog.resolve(call.bundle.canvas, name)
-        udf, bundle = await _complete(found.udf, replace(found.bundle, owner=call.bundle.owner), services)
+        udf, bundle = await with_sources(found.udf, replace(found.bundle, owner=call.bundle.owner), services)
     limits = services.limits
     arguments = asked.parameters
     made = build_call(
@@ -261,8 +261,8 @@ async def _nested_call(
     return made, True
 
 
-async def _complete(udf: Udf, bundle: Bundle, services: Services) -> tuple[Udf, Bundle]:
-    """With the sources from elsewhere that its code names."""
+async def with_sources(udf: Udf, bundle: Bundle, services: Services) -> tuple[Udf, Bundle]:
+    """A UDF and its bundle with the sources from elsewhere that its code names."""
     return await complete(udf, bundle, lambda name: _source(name, bundle, services))
 
 

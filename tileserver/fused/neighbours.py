@@ -51,7 +51,7 @@ class UdfObject:
     def utils(self) -> Any:
         """Its module ``utils``, or the only one that it has."""
         modules = self._source.modules
-        if "utils" in modules or len(modules) == 1:
+        if "utils" in modules or len(set(modules.values())) == 1:  # one file may have two names
             name = "utils" if "utils" in modules else next(iter(modules))
             return sources.imported(state.current().bundle, self.key, name)
         return self._global("utils")

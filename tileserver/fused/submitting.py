@@ -384,8 +384,9 @@ class JobPool:
         outer = self._arguments(jobs, lengths, drop_index)
         names = [*outer, *(level.name for level in inner)]
         levels = [*outer.values(), *inner]
-        index = pd.MultiIndex.from_arrays(levels, names=names)
-        frame.index = index.get_level_values(0) if len(levels) == 1 else index
+        if levels:  # there are none where nothing was given to any run
+            index = pd.MultiIndex.from_arrays(levels, names=names)
+            frame.index = index.get_level_values(0) if len(levels) == 1 else index
         return frame
 
     def _arguments(self, jobs: Sequence[Job], lengths: Sequence[int], drop_index: bool) -> dict[str, Any]:
