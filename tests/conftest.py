@@ -57,8 +57,9 @@ def running(
     *arguments: str, environ: dict[str, str] | None = None, log: int | IO[str] = subprocess.DEVNULL
 ) -> Iterator[tuple[subprocess.Popen[str], Any]]:
     """A ``tileserver`` process and the JSON line that it announces itself with; ``log`` takes its log."""
+    workers = () if "--workers" in arguments else ("--workers", "3")
     process = subprocess.Popen(
-        [sys.executable, "-m", "tileserver", *arguments, "--port", "0", "--json", "--workers", "3"],
+        [sys.executable, "-m", "tileserver", *arguments, "--port", "0", "--json", *workers],
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,

@@ -295,3 +295,15 @@ def test_a_canvas_that_is_not_there_says_so(tmp_path: Path) -> None:
     for name in ("nowhere", "../etc", ""):
         with pytest.raises(UnknownUdf, match="has no canvas called"):
             Catalog(tmp_path).load(name)
+
+
+def test_a_neighbour_may_be_named_with_its_canvas(tmp_path: Path) -> None:
+    """``canvas/name`` is the same neighbour as ``name``: its edits change the revision too."""
+    folder = tmp_path / "city"
+    folder.mkdir()
+    (folder / "a.py").write_text("@fused.udf\ndef udf(): return fused.run('city/b')\n")
+    (folder / "b.py").write_text("@fused.udf\ndef udf(): return 1\n")
+    before = Catalog(tmp_path).load("city").udfs["a"].revision
+    (folder / "b.py").write_text("@fused.udf\ndef udf(): return 2\n")
+
+    assert Catalog(tmp_path).load("city").udfs["a"].revision != before

@@ -21,6 +21,7 @@ from geopandas import GeoDataFrame
 
 from tests.bundles import bundle, value
 from tests.bundles import worker_process as worker_process
+from tests.conftest import serving
 from tileserver.fused import cache
 from tileserver.fused.fingerprint import fingerprint
 
@@ -113,6 +114,50 @@ def test_variables_outside_the_function_do_not_count() -> None:
     assert times(3) == 6
     factor = 10
     assert [times(3), times(4)] == [6, 40]
+
+
+def test_variables_outside_of_the_body_do_not_count(tmp_path: Path, worker_process: None) -> None:
+    """contract, section 8.1: the key is the function's text and its arguments, frames by their content."""
+    source = """
+    import pandas as pd
+    FACTOR = {factor}
+    @fused.cache
+    def total(frame, k=1): return int(frame.a.sum()) * FACTOR * k
+    @fused.udf
+    def udf(a: int = 1): return total(pd.DataFrame({{"a": [a, 2]}}))
+    """
+    first, second = (bundle(tmp_path, {"hello.py": source.format(factor=n)}) for n in (1, 10))
+
+    assert [value(first), value(second), value(second, a=2)] == [3, 3, 40]
+
+
+@pytest.mark.parametrize("storage", ["auto", "mount", "local"])
+def test_every_storage_is_the_owners_folder(storage: str, folder: Path) -> None:
+    """contract, section 8.1: accepted for what it says elsewhere; there is one kind here."""
+    double, calls = counted(cache_storage=storage)
+
+    double(2)
+    double(2)
+
+    assert (calls, len(entries(folder))) == ([2], 1)
+
+
+def test_results_outlive_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract, section 8.1: a new server, with new workers, finds what the old one's stored."""
+    source = """
+import random
+@fused.cache
+def number(): return random.random()
+@fused.udf(cache_max_age="0s")
+def udf(): return number()
+"""
+    monkeypatch.delenv("TILESERVER_UDF_CACHE")
+    found = []
+    for _ in range(2):
+        with serving(tmp_path / "w", {"a/hello.py": source}) as server:
+            found.append(server.get("/{a}/hello.json").json())
+
+    assert found[0] == found[1]
 
 
 def test_results_are_copies() -> None:

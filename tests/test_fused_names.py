@@ -83,9 +83,9 @@ def test_this_udf_is_the_one_that_runs(tmp_path: Path) -> None:
         ("fused.secrets['K']", "KeyError: \"no secret called 'K'\""),
         ("fused.secrets.K", "AttributeError: no secret called 'K'"),
         ("fused.secret('K')", "KeyError: \"no secret called 'K'\""),
-        ("fused.submit", "AttributeError: fused.submit is not provided by tileserver; provided: "),
-        ("fused.api.list('s3://x')", "AttributeError: fused.api is not provided by tileserver; provided: "),
-        ("__import__('fused.api')", "ImportError: fused.api is not provided by tileserver; provided: "),
+        ("fused.ingest", "AttributeError: fused.ingest is not provided by tileserver; provided: "),
+        ("fused.api.schedule_udf", "AttributeError: fused.api.schedule_udf is not provided by tileserver; "),
+        ("__import__('fused.h3')", "ImportError: fused.h3 is not provided by tileserver; provided: "),
         ("fused.udf(nonsense=1)", "TypeError: "),
     ],
 )
@@ -98,11 +98,11 @@ def test_what_is_not_there_is_said(tmp_path: Path, expression: str, message: str
 
 
 @pytest.mark.parametrize(
-    "statement", ["import fused.api", "from fused import api", "from fused.api import list"]
+    "statement", ["import fused.h3", "from fused import h3", "from fused.h3 import read"]
 )
 def test_importing_what_is_not_there_says_so(tmp_path: Path, statement: str) -> None:
     """Every form of import gives the same sentence."""
-    with pytest.raises(UdfError, match="ImportError: fused.api is not provided by tileserver"):
+    with pytest.raises(UdfError, match="ImportError: fused.h3 is not provided by tileserver"):
         returning(tmp_path, "1", statement)
 
 
@@ -113,6 +113,9 @@ def test_importing_what_is_not_there_says_so(tmp_path: Path, statement: str) -> 
         "import fused.types",
         "from fused.types import Bounds",
         "from fused import cache, udf, types",
+        "import fused.api, fused.context, fused.core",
+        "from fused.api import list, upload",
+        "from fused.core import create_path",
     ],
 )
 def test_importing_what_is_there_works(tmp_path: Path, statement: str) -> None:
@@ -128,7 +131,9 @@ def test_importing_what_is_there_works(tmp_path: Path, statement: str) -> None:
         ("fused.secrets.get('K', 'd')", "d"),
         ("repr(fused.secrets)", "<fused.secrets>"),
         ("hasattr(fused.secrets, 'K')", False),
-        ("hasattr(fused, 'api')", False),
+        ("hasattr(fused, 'h3')", False),
+        ("[fused.options.show.enable_tqdm, fused.options.auth.scopes]", [None, None]),
+        ("fused.options.data_directory.name", "files"),
         ("[fused.options.base_url]", [None]),
     ],
 )

@@ -30,11 +30,11 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
         "pandas",
         "PIL",
     ),
-    *("pyarrow", "pyproj", "rasterio", "rio_tiler", "rioxarray", "shapely", "xarray", "zstandard"),
+    *("fsspec", "pyarrow", "pyproj", "rasterio", "rio_tiler", "rioxarray", "shapely", "xarray", "zstandard"),
 }
 PIPELINE = frozenset(
     {"access", "catalog", "canvas", "params", "paths", "posted", "cache", "executor", "settings"}
-    | {"pipeline", "vault"}
+    | {"asks", "fetching", "loading", "mirror", "pipeline", "vault", "waits"}
 )
 
 # Per module: modules of ours that it may import, by their first name, and libraries. The longest matching
@@ -55,8 +55,12 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "vault": (CORE | {"canvas", "state"}, frozenset({"cryptography"})),
     "paths": (CORE | {"access", "canvas", "catalog"}, frozenset()),
     "mirror": (CORE, frozenset()),
+    "fetching": (CORE | {"mirror"}, frozenset()),
+    "loading": (CORE | {"fetching", "mirror"}, frozenset()),
+    "waits": (CORE, frozenset()),
     "params": (CORE, CORE_LIBRARIES),
     "posted": (CORE | {"params"}, frozenset()),
+    "asks": (CORE | {"params", "posted"}, frozenset()),
     "runs": (CORE, frozenset()),
     "cache": (CORE, frozenset({"diskcache"})),
     "executor": (CORE, CORE_LIBRARIES),

@@ -53,7 +53,7 @@ def test_every_setting_has_one_row_with_all_its_names() -> None:
     assert all(row.default and row.help.endswith(".") for row in TABLE)
 
 
-DERIVED = {"public_url", "allowed_hosts", "workers", "data_dirs", "log_format"}
+DERIVED = {"public_url", "allowed_hosts", "workers", "data_dirs", "log_format", "source_map", "fetch_allow"}
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.key not in DERIVED], ids=lambda row: row.key)
@@ -84,6 +84,13 @@ def test_written_default_is_the_default(row: settings.Setting, tmp_path: Path) -
         ("public_url", '"https://x.org/tiles/"', "https://x.org/tiles/", "https://x.org/tiles"),
         ("log_format", '"json"', "json", "json"),
         ("workers", "3", "3", 3),
+        (
+            "source_map",
+            '{"https://x.org/a/" = "/one", "https://x.org/b" = "/two"}',
+            "https://x.org/a=/one,https://x.org/b=/two",
+            {"https://x.org/a": Path("/one"), "https://x.org/b": Path("/two")},
+        ),
+        ("fetch_allow", '["https://x.org/a/"]', "https://x.org/a", ("https://x.org/a",)),
     ],
 )
 def test_file_and_text_mean_the_same(key: str, toml: str, text: str, value: object, tmp_path: Path) -> None:
@@ -97,10 +104,13 @@ def test_file_and_text_mean_the_same(key: str, toml: str, text: str, value: obje
 
 def test_folders_are_relative_to_the_workspace(tmp_path: Path) -> None:
     """Relative folders lie in the workspace wherever the command runs; absolute ones stay."""
-    found = load(tmp_path, 'cache_dir = "c"\ndata_dirs = ["d", "/data"]')
+    found = load(
+        tmp_path, 'cache_dir = "c"\ndata_dirs = ["d", "/data"]\nsource_map = {"https://x.org" = "mirror"}'
+    )
 
     assert found.cache_dir == tmp_path / "c"
     assert found.data_dirs == (tmp_path / "d", Path("/data"))
+    assert found.source_map == {"https://x.org": tmp_path / "mirror"}
     assert found.state_dir == tmp_path / ".tileserver"
     assert load(tmp_path).cache_dir == tmp_path / ".tileserver" / "cache"
 
@@ -129,6 +139,9 @@ def test_folders_are_relative_to_the_workspace(tmp_path: Path) -> None:
         ("cors_origins = ['a.org']", {}, {}, "cors_origins takes origins such as https://example.org"),
         ("cors_origins = ['https://a.org/x']", {}, {}, "cors_origins takes origins"),
         ("public_url = 'a.org'", {}, {}, "public_url takes an address such as https"),
+        ("source_map = ['a']", {}, {}, "source_map takes beginnings of URLs and folders, PREFIX=DIR"),
+        ("fetch_allow = ['http://x.org']", {}, {}, "fetch_allow takes beginnings of https URLs"),
+        ("fetch_allow = ['https://x.org:8443']", {}, {}, "fetch_allow takes beginnings of https URLs"),
         ("log_format = 'xml'", {}, {}, "log_format takes text or json, not 'xml'"),
         ("port = ", {}, {}, r"tileserver\.toml can't be read: Invalid value"),
     ],

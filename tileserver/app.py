@@ -26,7 +26,7 @@ from tileserver.edge import Edge
 from tileserver.errors import NotFound, TileServerError
 from tileserver.executor import Executor
 from tileserver.executor.local import LocalPool
-from tileserver.pipeline import Services
+from tileserver.pipeline import Services, make_sources
 from tileserver.routes import SharedRoutes
 from tileserver.settings import Settings
 from tileserver.vault import Vault
@@ -55,7 +55,8 @@ def create_app(
         try:
             async with executor or _local_pool(settings) as running:
                 catalog = Catalog(settings.workspace, vault.of)
-                app.state.services = Services(settings, access, catalog, cache, running, vault)
+                sources = make_sources(settings)
+                app.state.services = Services(settings, access, catalog, cache, running, vault, sources)
                 for name in catalog.names():
                     for problem in catalog.load(name).problems:
                         log.warning("%s/%s", name, problem)

@@ -426,6 +426,7 @@ class _Reader:
         """Digests of the UDF's source, its modules, and the neighbours it names, theirs included."""
         seen: set[str] = set()
         pending = [name]
+        own_prefix = f"{self.folder.name}/"
         paths: set[str] = set()
         while pending:
             source = sources.get(pending.pop())
@@ -435,7 +436,8 @@ class _Reader:
             used = {source.path, *source.modules.values()}
             paths |= used
             for path in used:
-                pending.extend(sources if self.files[path].computed else self.files[path].neighbours)
+                named = (name.removeprefix(own_prefix) for name in self.files[path].neighbours)
+                pending.extend(sources if self.files[path].computed else named)
         own = sources[name]
         return [own.entry, dict(own.defaults), [[path, self.files[path].digest] for path in sorted(paths)]]
 

@@ -190,4 +190,9 @@ def restore(facts: Mapping[str, Any]) -> TileServerError:
     return error
 
 
+def without_traceback(error: UdfError) -> TileServerError:
+    """The same error for somebody who may not read the code."""
+    return restore({**describe(error), "traceback": ""})
+
+
 _UDF_FACTS = ("exception_class", "traceback", "stdout", "stderr", "lineno", "read_caller")

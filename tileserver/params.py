@@ -64,11 +64,13 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Caller:
     """What a run may know of who asked for it; no part of what is asked for. ``recursion`` counts UDFs that
-    called one another, from 1; ``nested`` of them wait on this server."""
+    called one another, from 1; ``nested`` of them wait on this server, the last until ``deadline`` (see
+    ``Job``)."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     recursion: int = 1
     nested: int = 0
+    deadline: float | None = None
 
     @classmethod
     def of(cls, headers: Iterable[tuple[str, str]], shown: Mapping[str, str]) -> Caller:
@@ -137,6 +139,7 @@ class Call:
             recursion=self.caller.recursion,
             nested=self.caller.nested,
             time_limit=self.time_limit,
+            deadline=self.caller.deadline,
         )
 
 

@@ -7,6 +7,8 @@ only this module knows them all.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,22 +16,27 @@ from typing import Any
 
 from mercantile import Tile
 
-from tileserver import paths
+from tileserver import asks, paths
 from tileserver.access import Access, Credentials, Grant, Identity
 from tileserver.cache import Cache, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
 from tileserver.documents import Layer
-from tileserver.errors import BadRequest, Forbidden, NotFound, UnknownUdf
+from tileserver.errors import Forbidden, NotFound, UdfError, UnknownToken, UnknownUdf, without_traceback
 from tileserver.executor import Answers, Executor
+from tileserver.fetching import Fetcher
 from tileserver.formats import FORMATS, PICTURES
+from tileserver.loading import Sources, complete, is_address, is_token
+from tileserver.mirror import Mirror
 from tileserver.params import NOBODY, Address, Call, Caller, Limits, QueryItems, build_call
 from tileserver.paths import Reading
 from tileserver.posted import Posted, build, parse
-from tileserver.protocol import Bundle, Encoded, Json
+from tileserver.protocol import Bundle, Encoded, Foreign, Json
 from tileserver.settings import Settings
-from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds, valid_tile
+from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds
+from tileserver.udf import Udf
 from tileserver.vault import Vault
+from tileserver.waits import Waits
 
 _SAMPLES = 8
 
@@ -44,6 +51,8 @@ class Services:
     cache: Cache
     executor: Executor
     vault: Vault
+    sources: Sources
+    waits: Waits = field(default_factory=Waits)
 
     @property
     def limits(self) -> Limits:
@@ -67,6 +76,12 @@ class Answer:
     stored: Stored
     outcome: Outcome
     timings: Mapping[str, float] = field(default_factory=dict)
+
+
+def make_sources(settings: Settings) -> Sources:
+    """What ``fused.load`` of an address finds, as the settings say."""
+    fetcher = Fetcher(settings.fetch_allow, settings.state_dir / "sources")
+    return Sources(Mirror(settings.source_map), fetcher)
 
 
 async def admit(
@@ -99,8 +114,9 @@ async def resolve(
     address = target.address
     if found.extension is not None:
         address = replace(address, extension=found.extension)
+    udf, bundle = await with_sources(found.udf, found.bundle, services)
     call = build_call(
-        *(found.udf, found.bundle, address, query),
+        *(udf, bundle, address, query),
         limits=services.limits,
         arguments=arguments,
         caller=caller,
@@ -125,7 +141,7 @@ async def resolve_posted(
     """
     posted = parse(body)
     base = await _base_of(posted, identity, services)
-    return _posted_call(posted, base, address, [*query, *posted.query], services, caller)
+    return await _posted_call(posted, base, address, [*query, *posted.query], services, caller)
 
 
 async def _base_of(posted: Posted, identity: Identity, services: Services) -> Bundle:
@@ -147,10 +163,10 @@ def _is_usable(canvas: str, identity: Identity, services: Services) -> bool:
     return identity.may_use(canvas) and canvas in services.catalog.names()
 
 
-def _posted_call(
+async def _posted_call(
     posted: Posted, base: Bundle, address: Address, query: QueryItems, services: Services, caller: Caller
 ) -> Call:
-    udf, bundle = build(posted, base)
+    udf, bundle = await with_sources(*build(posted, base), services)
     call = build_call(
         udf, bundle, address, query, limits=services.limits, arguments=posted.parameters, caller=caller
     )
@@ -174,7 +190,7 @@ async def answer(call: Call, services: Services) -> Answer:
     started = time.perf_counter()
 
     async def run() -> Encoded:
-        return await services.executor.run(call.job(), call.bundle, _answers(call, services))
+        return await services.executor.run(call.job(), call.bundle, answers_of(call, services))
 
     stored, outcome = await services.cache.get_or_compute(
         call.cache_key(), run, tag=call.tag, max_age=call.max_age
@@ -190,56 +206,147 @@ async def answer(call: Call, services: Services) -> Answer:
 # -- what a run asks while it runs
 
 
-def _answers(call: Call, services: Services) -> Answers:
-    """Serves the nested calls of a run. What comes from a worker is as untrusted as a request."""
+def answers_of(call: Call, services: Services) -> Answers:
+    """Serves what a run asks for while it runs. What comes from a worker is as untrusted as a request."""
 
     async def answers(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        if header.get("ask") != "run":
-            raise BadRequest(f"a run can't ask for {header.get('ask')!r}")
-        nested = await _nested_call(call, header, services)
-        encoded = (await answer(nested, services)).stored.encoded
+        asked = asks.parse(header, body)
+        if isinstance(asked, asks.Load):
+            found = await _source(asked.name, call.bundle, services)
+            return {}, json.dumps(found.to_json()).encode()
+        nested, reads_code = await _nested_call(call, asked, header.get("deadline"), services)
+        keys = (call.cache_key(), nested.cache_key())
+        try:
+            with services.waits.waiting(*keys, may_join=nested.max_age > 0):
+                encoded = (await answer(nested, services)).stored.encoded
+        except UdfError as error:
+            # A copy: others may wait for the same run.
+            raise error if reads_code else without_traceback(error) from None
         return {"media_type": encoded.media_type, "meta": dict(encoded.meta)}, encoded.body
 
     return answers
 
 
-async def _nested_call(call: Call, asked: Mapping[str, Any], services: Services) -> Call:
-    """The call that a run makes: of a UDF by its token, of one of the same owner by its name, or of code
-    that it passes on."""
-    address, query = _nested_address(asked)
-    arguments = asked.get("parameters")
-    if not isinstance(arguments, dict):
-        raise BadRequest("a nested call has no parameters")
-    deeper = replace(call.caller, recursion=call.caller.recursion + 1, nested=call.caller.nested + 1)
-    if asked.get("token") is not None:
-        # Another owner's code learns nothing of who called this one.
-        stranger = replace(deeper, headers={})
-        share, _, name = str(asked["token"]).partition("/")
-        grant = services.access.grant(share, Credentials())
-        target = Target(share, name or None, address)
-        return await resolve(target, grant, query, services, stranger, arguments)
-    name = str(asked.get("udf"))
-    if asked.get("code") is not None:
-        posted = Posted(name=name, code=str(asked["code"]), entry=str(asked["entry"]), parameters=arguments)
-        return _posted_call(posted, call.bundle, address, query, services, deeper)
-    if name == call.udf.name:
+async def _nested_call(
+    call: Call, asked: asks.Run, deadline: float | None, services: Services
+) -> tuple[Call, bool]:
+    """The call that a run makes, and whether its code may be known to that run: of a UDF by its token, of one
+    by its name as far as the owner of the run reaches, or of code that it passes on."""
+    deeper = replace(
+        call.caller,
+        recursion=call.caller.recursion + 1 + asked.depth,
+        nested=call.caller.nested + 1,
+        deadline=deadline,
+    )
+    if asked.code is not None:
+        rest = (asked.address, asked.query, services, deeper)
+        return await _posted_call(replace(asked.code, parameters=asked.parameters), call.bundle, *rest), True
+    if asked.name == call.udf.name:
         udf, bundle = call.udf, call.bundle
     else:
+        grant, name = await _reached(asked.name, call.bundle, services)
+        if grant is not None:
+            # Another owner's code learns nothing of who called this one.
+            stranger = replace(deeper, headers={})
+            target = Target(grant.share, name or None, asked.address)
+            nested = await resolve(target, grant, asked.query, services, stranger, asked.parameters)
+            return nested, grant.may_read_code
         found = await services.catalog.resolve(call.bundle.canvas, name)
-        udf, bundle = found.udf, replace(found.bundle, owner=call.bundle.owner)
-    return build_call(udf, bundle, address, query, limits=services.limits, arguments=arguments, caller=deeper)
+        udf, bundle = await with_sources(found.udf, replace(found.bundle, owner=call.bundle.owner), services)
+    limits = services.limits
+    arguments = asked.parameters
+    made = build_call(
+        udf, bundle, asked.address, asked.query, limits=limits, arguments=arguments, caller=deeper
+    )
+    return made, True
 
 
-def _nested_address(asked: Mapping[str, Any]) -> tuple[Address, list[tuple[str, str]]]:
-    tile = asked.get("tile")
-    found = None
-    if isinstance(tile, list) and len(tile) == 3:
-        z, x, y = (str(number) for number in tile)
-        found = valid_tile(z, x, y)
-    query = [("format", str(asked.get("formats") or "npy,tiff,parquet,json"))]
-    if asked.get("max_age") is not None:
-        query.append(("cache_max_age", str(asked["max_age"])))
-    return Address(tile=found), query
+async def with_sources(udf: Udf, bundle: Bundle, services: Services) -> tuple[Udf, Bundle]:
+    """A UDF and its bundle with the sources from elsewhere that its code names."""
+    return await complete(udf, bundle, lambda name: _source(name, bundle, services))
+
+
+async def _source(name: str, bundle: Bundle, services: Services) -> Foreign:
+    """The source of an address, or of a UDF whose code the bundle's owner may read.
+
+    :raises NotFound: when there is none.
+    :raises Forbidden: when the owner may not read it.
+    """
+    if is_address(name):
+        return await services.sources.load(name)
+    grant, udf = await _reached(name, bundle, services)
+    if grant is None:
+        return _as_foreign((await services.catalog.canvas(bundle.canvas)).bundle, udf)
+    if not grant.may_read_code:
+        raise Forbidden(f"the code of {udf or grant.udf!r} may not be read; run the UDF instead")
+    found = await services.catalog.resolve(grant.canvas, _name(grant, udf or None))
+    if not grant.reaches(found.udf.name) or found.extension is not None:
+        raise UnknownUdf(f"no UDF called {udf!r} here")
+    return _as_foreign(found.bundle, found.udf.name)
+
+
+def _as_foreign(bundle: Bundle, name: str) -> Foreign:
+    source = bundle.udfs.get(name)
+    if source is None:
+        raise UnknownUdf(f"no UDF called {name!r} here")
+    files = {path: bundle.files[path] for path in {source.path, *source.modules.values()}}
+    digest = hashlib.blake2b(f"{bundle.id}/{name}".encode(), digest_size=16).hexdigest()
+    return Foreign(name, source.entry, source.path, files, source.modules, source.defaults, digest)
+
+
+async def _reached(name: str, bundle: Bundle, services: Services) -> tuple[Grant | None, str]:
+    """What a name opens for a bundle's owner, and the UDF's name in it; no grant for the owner's own canvas.
+
+    A token opens what it opens for anybody. ``canvas/name`` opens what the access token that posted the code
+    may use, and for the code of a canvas only what anybody may use by its name. What is no canvas before the
+    slash is taken for the owner's name, and there is one owner.
+
+    :raises UnknownToken: and the others as ``Access.grant`` does.
+    :raises UnknownUdf: when there is no such canvas, or the name doesn't say which.
+    """
+    if is_token(name):
+        segments = name.split("/")
+        reading, grant = await paths.find(paths.readings(segments), Credentials(), *_doors(services))
+        if reading.tail:
+            raise UnknownToken
+        return grant, reading.name or ""
+    place, _, udf = name.rpartition("/")
+    place = place.rpartition("/")[2]
+    identity = services.access.identity_of(owner_id) if (owner_id := _poster_of(bundle)) else None
+    if not place and not bundle.canvas and identity is not None:
+        place = await _canvas_with(udf, identity, services)
+    if place == bundle.canvas or place not in services.catalog.names():
+        if not bundle.canvas:
+            raise UnknownUdf(f"no UDF called {name!r}: the code belongs to no canvas")
+        return None, udf
+    if identity is not None and identity.may_use(place):
+        return Grant(place, None, True, f"fc_/{place}", identity.is_admin, True, identity=identity), udf
+    canvas = await services.catalog.canvas(place)
+    try:
+        access = services.access
+        return access.grant_named(f"fc_/{place}", place, Credentials(), public=canvas.public_name), udf
+    except UnknownToken:
+        raise UnknownUdf(f"no UDF called {name!r} that this one may use; a token opens it") from None
+
+
+def _doors(services: Services) -> tuple[Access, Catalog]:
+    return services.access, services.catalog
+
+
+def _poster_of(bundle: Bundle) -> str | None:
+    """The id of the access token whose code it is."""
+    return bundle.owner[1:].partition(".")[0] if bundle.owner.startswith("@") else None
+
+
+async def _canvas_with(udf: str, identity: Identity, services: Services) -> str:
+    """The canvas that a plain name means to posted code: ``default``, else the only one that has it."""
+    usable = [c for c in await services.catalog.canvases() if identity.may_use(c.name) and udf in c.udfs]
+    names = [canvas.name for canvas in usable]
+    if DEFAULT_CANVAS in names or len(names) == 1:
+        return DEFAULT_CANVAS if DEFAULT_CANVAS in names else names[0]
+    if names:
+        raise UnknownUdf(f"several canvases have a UDF called {udf!r}: {', '.join(names)}")
+    raise UnknownUdf(f"no UDF called {udf!r}")
 
 
 async def describe(call: Call, services: Services) -> Layer:

@@ -79,7 +79,7 @@ def _udf(udf: Mapping[str, Any], name: Any, where: Where, query: QueryItems) -> 
         code=_code(udf.get("code"), (*where, "code")),
         entry=_text(udf.get("entrypoint"), (*where, "entrypoint")) or None,
         parameters=_object(udf.get("parameters") or {}, (*where, "parameters")),
-        modules=dict(_modules(udf.get("headers"), (*where, "headers"))),
+        modules=dict(modules_of(udf.get("headers"), (*where, "headers"))),
         max_age=_age(udf.get("cache_max_age"), (*where, "cache_max_age")),
         collection=_text(udf.get("collection_name"), (*where, "collection_name")) or None,
         query=query,
@@ -153,7 +153,11 @@ def _code(value: Any, where: Where) -> str:
     return code
 
 
-def _modules(value: Any, where: Where) -> Mapping[str, str]:
+def modules_of(value: Any, where: Where) -> Mapping[str, str]:
+    """The texts of a UDF object's ``headers`` by the names that import them.
+
+    :raises InvalidBody: naming the field that is wrong.
+    """
     if not isinstance(value, list | None):
         raise InvalidBody(where, "is not a list", "list_type")
     found = {}

@@ -6,10 +6,11 @@ pickled: a worker runs other people's code, so what it sends is data to be check
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from mercantile import Tile
@@ -61,7 +62,8 @@ class Job:
     ``owner`` is whose worker runs it (see ``Bundle``). ``arguments`` holds text as it came in the query (a
     list for a repeated key), or plain JSON values where the caller could say more (posted objects,
     defaults). ``headers`` is what the UDF may see of its caller. ``recursion`` counts UDFs that called one
-    another, from 1; ``nested`` of them wait on this server for this one.
+    another, from 1; ``nested`` of them wait on this server for this one, which then ends by the
+    ``deadline`` of the one that called it (the server's monotonic clock; None without one).
     """
 
     owner: str
@@ -76,6 +78,7 @@ class Job:
     recursion: int = 1
     nested: int = 0
     time_limit: float = 120.0
+    deadline: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         header = {name: getattr(self, name) for name in _JOB_PLAIN}
@@ -117,13 +120,55 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreign:
+    """A source that ``fused.load`` takes from outside the canvas, with or without a UDF in it.
+
+    ``path`` is its text's among ``files``; ``modules`` and ``defaults`` are as in ``Source``. ``digest``
+    changes with anything in it.
+    """
+
+    name: str
+    entry: str | None
+    path: str
+    files: Mapping[str, str]
+    modules: Mapping[str, str]
+    defaults: Mapping[str, Json]
+    digest: str
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        path: str,
+        files: Mapping[str, str],
+        *,
+        entry: str | None = None,
+        modules: Mapping[str, str] | None = None,
+        defaults: Mapping[str, Json] | None = None,
+    ) -> Foreign:
+        """A source whose digest is that of its content."""
+        facts = [name, entry, path, dict(files), dict(modules or {}), dict(defaults or {})]
+        text = json.dumps(facts, sort_keys=True)
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        return cls(name, entry, path, files, modules or {}, defaults or {}, digest)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Foreign:
+        return cls(**facts)
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """All sources that a canvas's UDFs may need, sent to a worker once for each ``id``.
 
     ``owner`` has workers, caches and scratch of its own: the canvas, or for posted code the access token
     that posted it (``canvas`` is then empty, or names the canvas whose files it may use). ``folder`` is the
-    working directory of the run; ``files`` maps paths relative to it to text. ``environment`` and ``secrets``
-    go to its workers and nowhere else.
+    working directory of the run; ``files`` maps paths relative to it to text. ``foreign`` holds sources from
+    elsewhere by the name or address that loads them. ``environment`` and ``secrets`` go to its workers and
+    nowhere else.
     """
 
     id: str
@@ -134,14 +179,39 @@ class Bundle:
     udfs: Mapping[str, Source]
     environment: Mapping[str, str] = field(repr=False)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    foreign: Mapping[str, Source] = field(default_factory=dict)
+
+    def source(self, name: str) -> Source:
+        """The UDF of the canvas, or the source from elsewhere, of this name.
+
+        :raises KeyError: when there is neither.
+        """
+        return self.udfs[name] if name in self.udfs else self.foreign[name]
+
+    def with_foreign(self, found: Mapping[str, Foreign]) -> Bundle:
+        """The bundle with sources from elsewhere, by the names that load them. Its id is its own."""
+        if not found:
+            return self
+        files, foreign = dict(self.files), dict(self.foreign)
+        for name, source in found.items():
+            folder = f".loaded/{source.digest[:16].replace('/', '-')}"
+            files |= {f"{folder}/{path}": text for path, text in source.files.items()}
+            modules = {module: f"{folder}/{path}" for module, path in source.modules.items()}
+            foreign[name] = Source(f"{folder}/{source.path}", source.entry, modules, source.defaults)
+        facts = [self.id, sorted((name, source.digest) for name, source in found.items())]
+        digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+        return replace(self, id=f"loaded-{digest}", files=files, foreign=foreign)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, header: Mapping[str, Any]) -> Bundle:
-        udfs = {name: Source(**source) for name, source in header["udfs"].items()}
-        return cls(**{**header, "udfs": udfs})
+        sources = {
+            group: {name: Source(**source) for name, source in header[group].items()}
+            for group in ("udfs", "foreign")
+        }
+        return cls(**{**header, **sources})
 
 
 @dataclass(frozen=True, slots=True)

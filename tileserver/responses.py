@@ -90,7 +90,7 @@ def _headers(request: Request, grant: Grant, call: Call, answer: Answer, http_ma
 def _cache_control(request: Request, grant: Grant, call: Call, encoded: Encoded, http_max_age: int) -> str:
     if encoded.meta.get("read_caller"):
         return "private, no-store"
-    if call.max_age == 0 or encoded.meta.get("status", 200) >= 400:
+    if call.max_age == 0 or encoded.meta.get("status", 200) >= 400 or encoded.meta.get("uncounted"):
         return "no-store"
     scope = "private" if grant.restricted else "public"
     remaining = max(0, math.floor(encoded.created + call.max_age - time.time()))

@@ -10,20 +10,24 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import uvicorn
 
-from tileserver import __version__, tiles
+from tileserver import __version__, pipeline, tiles
+from tileserver.access import Access
 from tileserver.app import create_app
+from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.errors import ConfigurationError, InvalidTile
 from tileserver.executor.local import LocalPool
-from tileserver.params import Address, Limits, QueryItems, build_call
+from tileserver.params import Address, Call, QueryItems, build_call
+from tileserver.pipeline import Services
 from tileserver.protocol import Encoded
 from tileserver.settings import Settings
 from tileserver.telemetry import configure_logging
+from tileserver.vault import Vault
 
 _GRACE = 30
 
@@ -103,7 +107,8 @@ def _url(settings: Settings, listener: socket.socket) -> str:
 async def run_once(
     settings: Settings, canvas: str, name: str, query: QueryItems, tile: str | None
 ) -> Encoded:
-    """Run one UDF of a workspace in a worker of its own, without server, tokens or cache.
+    """Run one UDF of a workspace in a worker of its own, without a server or its cache. What it calls runs in
+    workers beside it.
 
     :raises UdfError: when it failed; see ``Executor.run``.
     """
@@ -114,14 +119,25 @@ async def run_once(
             raise InvalidTile(f"a tile is z/x/y, not {tile!r}")
         found = tiles.parse(*parts)
         address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
-    resolved = await Catalog(settings.workspace).resolve(canvas, name)
+    with closing(Access(settings.state_dir)) as access, closing(Vault(settings.state_dir)) as vault:
+        catalog = Catalog(settings.workspace, vault.of)
+        async with _one_worker(settings) as pool:
+            sources = pipeline.make_sources(settings)
+            services = Services(settings, access, catalog, Cache(), pool, vault, sources)
+            call = await _call(canvas, name, address, query, services)
+            return await pool.run(call.job(), call.bundle, pipeline.answers_of(call, services))
+
+
+async def _call(canvas: str, name: str, address: Address, query: QueryItems, services: Services) -> Call:
+    resolved = await services.catalog.resolve(canvas, name)
     if resolved.extension is not None:
         address = Address(tile=address.tile, scale=address.scale, extension=resolved.extension)
-    limits = Limits(settings.time_limit, settings.tile_time_limit, settings.max_tile_pixels)
-    call = build_call(resolved.udf, resolved.bundle, address, query, limits=limits)
-    pool = LocalPool(state_dir=settings.state_dir, workers=1, output_limit=settings.output_limit)
-    async with pool:
-        return await pool.run(call.job(), call.bundle)
+    udf, bundle = await pipeline.with_sources(resolved.udf, resolved.bundle, services)
+    return build_call(udf, bundle, address, query, limits=services.limits)
+
+
+def _one_worker(settings: Settings) -> LocalPool:
+    return LocalPool(state_dir=settings.state_dir, workers=1, output_limit=settings.output_limit)
 
 
 def examine(settings: Settings) -> dict[str, str]:

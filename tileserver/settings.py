@@ -35,11 +35,13 @@ _WORKER_MEMORY: Final = 256 * _MIB
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a setting takes: ``accepts`` completes the sentence "takes …". ``read`` makes the value of a
-    text (flag, environment) or of a TOML value, and raises ValueError or TypeError for any other."""
+    text (flag, environment) or of a TOML value, and raises ValueError or TypeError for any other. A flag that
+    ``repeats`` gives a tuple of texts."""
 
     name: str
     accepts: str
     read: Callable[[Any], Any]
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,24 @@ def _folder(value: Any) -> Path:
     return Path(_text(value)).expanduser()
 
 
+def _prefix(value: Any) -> str:
+    """The beginning of an https URL, up to the end of a segment."""
+    url = _url(value)
+    parts = urlsplit(url)
+    if parts.scheme != "https" or parts.netloc != parts.hostname:
+        raise ValueError
+    return url
+
+
+def _folders_by_url(value: Any) -> dict[str, Path]:
+    if isinstance(value, Mapping):
+        return {_url(prefix): _folder(folder) for prefix, folder in value.items()}
+    pairs = [part.partition("=") for part in _listed(_text)(value)]
+    if not all(mark for _, mark, _ in pairs):
+        raise ValueError
+    return {_url(prefix): _folder(folder) for prefix, _, folder in pairs}
+
+
 def _one_of(*words: str) -> Kind:
     def read(value: Any) -> str:
         if value not in words:
@@ -144,6 +164,18 @@ _AGE: Final = Kind("duration", "a duration such as 30s, 5m, 12h or 90d, or secon
 _SIZE: Final = Kind("size", "a size such as 512MB or 4GiB, or bytes", parse_size)
 _FOLDER: Final = Kind("folder", "a folder, absolute or relative to the workspace", _folder)
 _FOLDERS: Final = Kind("list", "folders, absolute or relative to the workspace", _listed(_folder))
+_URL_FOLDERS: Final = Kind(
+    "prefix=dir",
+    "beginnings of URLs and folders, PREFIX=DIR; the flag may be repeated, a file has a table",
+    _folders_by_url,
+    repeats=True,
+)
+_PREFIXES: Final = Kind(
+    "prefix",
+    "beginnings of https URLs; the flag may be repeated",
+    _listed(_prefix),
+    repeats=True,
+)
 
 
 def _key(kind: Kind, default: Any, text: str, sentence: str) -> Any:
@@ -217,6 +249,15 @@ class Settings:
     )
     data_dirs: tuple[Path, ...] = _key(
         _FOLDERS, (), "none", "Folders that UDFs may read besides their canvas."
+    )
+    source_map: Mapping[str, Path] = _key(
+        _URL_FOLDERS, dict, "none", "Folders that stand for URLs which UDFs load with fused.load."
+    )
+    fetch_allow: tuple[str, ...] = _key(
+        _PREFIXES,
+        (),
+        "none",
+        "URLs that may be fetched for fused.load: by https, from public addresses, kept by commit.",
     )
     log_format: Literal["text", "json"] = _key(
         _one_of("text", "json"),
@@ -313,7 +354,12 @@ def _read(source: str, key: str, value: object) -> Any:
 def _resolved(workspace: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     cache_dir: Path = values.get("cache_dir", Path(".tileserver/cache"))
     data_dirs: tuple[Path, ...] = values.get("data_dirs", ())
-    paths = {"cache_dir": workspace / cache_dir, "data_dirs": tuple(workspace / path for path in data_dirs)}
+    source_map: Mapping[str, Path] = values.get("source_map", {})
+    paths = {
+        "cache_dir": workspace / cache_dir,
+        "data_dirs": tuple(workspace / path for path in data_dirs),
+        "source_map": {prefix: workspace / folder for prefix, folder in source_map.items()},
+    }
     return {**values, **paths}
 
 

@@ -115,6 +115,14 @@ class Access(Store):
             return None
         return Identity(row["id"], row["name"], row["scope"], names_of(row["canvases"]))
 
+    def identity_of(self, token_id: str) -> Identity | None:
+        """The holder of the access token of this id, for runs that it began; None once that is no longer
+        valid."""
+        rows = self._state.rows("SELECT * FROM access_tokens WHERE id = ?", token_id)
+        if not rows or self._expired(rows[0]):
+            return None
+        return Identity(rows[0]["id"], rows[0]["name"], rows[0]["scope"], names_of(rows[0]["canvases"]))
+
     def require(self, credentials: Credentials, scope: Scope = "run", canvas: str | None = None) -> Identity:
         """The holder of an access token of this scope that may use the canvas; ``admin`` includes ``run``.
 

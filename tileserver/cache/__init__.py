@@ -143,7 +143,7 @@ class Cache:
 
     async def _run_and_store(self, key: str, compute: Compute) -> Stored:
         stored = await self._run(key, compute)
-        if _for_everybody(stored) and key not in self._not_to_keep:
+        if _is_storable(stored) and key not in self._not_to_keep:
             for tier in self._tiers:
                 tier.set(stored)
         return stored
@@ -167,6 +167,11 @@ def _prefix(tag: str) -> str:
 def _for_everybody(stored: Stored) -> bool:
     meta = stored.encoded.meta
     return not meta.get("read_caller") and int(meta.get("status", 200)) < 400
+
+
+def _is_storable(stored: Stored) -> bool:
+    """A result of sources that the key doesn't know (``meta["uncounted"]``) may be shared, but not kept."""
+    return _for_everybody(stored) and not stored.encoded.meta.get("uncounted")
 
 
 def _etag(encoded: Encoded) -> str:

@@ -95,13 +95,17 @@ def setting_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def with_flags(*args: Any, **kwargs: Any) -> Any:
-        flags = {row.key: kwargs.pop(row.key) for row in settings.TABLE}
+        given = {row.key: kwargs.pop(row.key) for row in settings.TABLE}
+        flags = {key: None if value == () else value for key, value in given.items()}
         return function(*args, flags=flags, **kwargs)
 
     wrapped: Any = with_flags
     for row in reversed(settings.TABLE):
         text = f"{row.help} [default: {row.default}]"
-        wrapped = click.option(row.flag, row.key, metavar=row.kind.name.upper(), help=text)(wrapped)
+        option = click.option(
+            row.flag, row.key, metavar=row.kind.name.upper(), help=text, multiple=row.kind.repeats
+        )
+        wrapped = option(wrapped)
     return wrapped  # type: ignore[no-any-return]
 
 

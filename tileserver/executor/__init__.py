@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, TypeAlias
 from tileserver.protocol import Bundle, Encoded, Job
 
 # Answers what a run asks of the server while it runs: a header and a body each way. What it raises is
-# raised again inside the run.
+# raised again inside the run. The header's "deadline" is that of the run (see ``Job``), and is the server's.
 Answers: TypeAlias = Callable[[Mapping[str, Any], bytes], Awaitable[tuple[dict[str, Any], bytes]]]
 
 

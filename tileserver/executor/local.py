@@ -155,9 +155,10 @@ class LocalPool:
         arrived = time.monotonic()
         worker = await self._acquire(job)
         started = time.monotonic()
-        asking = _Asking(worker, answers or _nothing_to_ask, self._dispatch)
+        limit = _time_left(job, started)
+        asking = _Asking(worker, answers or _nothing_to_ask, self._dispatch, started + limit)
         try:
-            encoded = await self._run_on(worker, job, bundle, asking)
+            encoded = await self._run_on(worker, job, bundle, asking, limit)
         finally:
             asking.end()
             self._release(worker)
@@ -167,14 +168,16 @@ class LocalPool:
         }
         return Encoded(encoded.body, encoded.media_type, encoded.created, {**encoded.meta, **took})
 
-    async def _run_on(self, worker: _Worker, job: Job, bundle: Bundle, asking: _Asking) -> Encoded:
+    async def _run_on(
+        self, worker: _Worker, job: Job, bundle: Bundle, asking: _Asking, limit: float
+    ) -> Encoded:
         self._counts["runs"] += 1
         worker.runs += 1
         worker.last_udf = job.udf
         worker.stdout.take()  # what an earlier run's left-overs wrote is nobody's
         worker.stderr.take()
         try:
-            async with asyncio.timeout(job.time_limit):
+            async with asyncio.timeout(limit):
                 if worker.bundle != bundle.id:
                     worker.channel.send({"type": "bundle"}, json.dumps(bundle.to_json()).encode())
                     worker.bundle = bundle.id
@@ -184,6 +187,8 @@ class LocalPool:
         except TimeoutError:
             self._counts["timeouts"] += 1
             text = f"TimeoutError: {job.udf} ran longer than its limit of {job.time_limit:g} s"
+            if limit < job.time_limit:
+                text = f"TimeoutError: {job.udf} ran longer than the run that called it may"
             failure = self._with_output(UdfTimeout(text), worker)
             self._kill(worker)
             raise failure from None
@@ -229,7 +234,7 @@ class LocalPool:
         queue.insert(next((n for n, w in enumerate(queue) if w.job.nested < job.nested), len(queue)), waiting)
         self._dispatch()
         try:
-            async with asyncio.timeout(self._queue_time_limit):
+            async with asyncio.timeout(min(self._queue_time_limit, _time_left(job, time.monotonic()))):
                 return await waiting.worker
         except TimeoutError:
             self._counts["refused"] += 1
@@ -461,9 +466,12 @@ class LocalPool:
 class _Asking:
     """The nested calls of one run: served as tasks, which end with the run."""
 
-    def __init__(self, worker: _Worker, answers: Answers, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, worker: _Worker, answers: Answers, changed: Callable[[], None], deadline: float
+    ) -> None:
         self._worker = worker
         self._answers = answers
+        self._deadline = deadline
         self._changed = changed
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -476,19 +484,33 @@ class _Asking:
         self._worker.asking += 1
         self._changed()
         try:
-            if self._worker.asking > _MAX_ASKING:
-                raise Overloaded(f"a run may wait for {_MAX_ASKING} others at a time")
-            reply, content = await self._answers(header, body)
+            reply, content = await self._answered({**header, "deadline": self._deadline}, body)
         except TileServerError as error:
             reply, content = {"failure": errors.describe(error)}, b""
+        except Exception:  # whatever was asked for: somebody waits for an answer
+            log.exception("a nested call could not be answered")
+            failure = TileServerError("the server could not answer")
+            reply, content = {"failure": errors.describe(failure)}, b""
         finally:
             self._worker.asking -= 1
         with suppress(ChannelClosed):
             self._worker.channel.send({"type": "answer", "number": header.get("number"), **reply}, content)
 
+    async def _answered(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        if self._worker.asking > _MAX_ASKING:
+            raise Overloaded(f"a run may wait for {_MAX_ASKING} others at a time")
+        return await self._answers(header, body)
+
     def end(self) -> None:
         for task in tuple(self._tasks):
             task.cancel()
+
+
+def _time_left(job: Job, now: float) -> float:
+    """Seconds that a run may take: its own limit, and no longer than the run that waits for it."""
+    if job.deadline is None:
+        return job.time_limit
+    return max(0.0, min(job.time_limit, job.deadline - now))
 
 
 async def _nothing_to_ask(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:

@@ -12,12 +12,39 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, overload
 
-from tileserver.fused import context, types
+from tileserver import __version__ as __version__
+from tileserver.fused import api, context, core, types
 from tileserver.fused.caching import Function, cache
-from tileserver.fused.neighbours import UdfObject, load, run
+from tileserver.fused.context import get_header, get_headers
+from tileserver.fused.files import download, file_path
+from tileserver.fused.neighbours import UdfObject, load, load_async, run, run_async
+from tileserver.fused.submitting import submit
+from tileserver.fused.tables import get_chunk_from_table, get_chunks_metadata
 from tileserver.fused.values import options, secret, secrets
 
-__all__ = ["UdfObject", "cache", "context", "load", "options", "run", "secret", "secrets", "types", "udf"]
+__all__ = [
+    "UdfObject",
+    "api",
+    "cache",
+    "context",
+    "core",
+    "download",
+    "file_path",
+    "get_chunk_from_table",
+    "get_chunks_metadata",
+    "get_header",
+    "get_headers",
+    "load",
+    "load_async",
+    "options",
+    "run",
+    "run_async",
+    "secret",
+    "secrets",
+    "submit",
+    "types",
+    "udf",
+]
 
 
 @overload
@@ -89,5 +116,5 @@ def install() -> None:
     if _refusal not in sys.meta_path:
         sys.meta_path.insert(0, _refusal)
     sys.modules["fused"] = sys.modules[__name__]
-    for public in (context, types):
+    for public in (api, context, core, types):
         sys.modules["fused." + public.__name__.rpartition(".")[2]] = public

@@ -148,7 +148,7 @@ class _Results:
         excluded = self.options.cache_key_exclude or ()
         arguments = {name: value for name, value in bound.arguments.items() if name not in excluded}
         key = hashlib.blake2b(f"{self.source}\n{fingerprint(arguments)}".encode(), digest_size=_DIGEST)
-        path = _folder() / self.folder / f"{key.hexdigest()}.pickle"
+        path = folder() / self.folder / f"{key.hexdigest()}.pickle"
         return _Entry(path, self, reset)
 
 
@@ -159,7 +159,8 @@ def _subfolder(text: str | None) -> Path:
     return Path(*parts)
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where the results of the owner's functions are."""
     given = os.environ.get("TILESERVER_UDF_CACHE")
     return Path(given) if given else _private_folder()
 
@@ -218,8 +219,8 @@ class _Entry:
             print(f"fused.cache: {self.name}: {what}")
 
     @contextmanager
-    def lock(self) -> Iterator[_Lock]:
-        lock = _Lock(self.path.with_suffix(".lock"), self.results.options.concurrent_lock_timeout)
+    def lock(self) -> Iterator[Lock]:
+        lock = Lock(self.path.with_suffix(".lock"), self.results.options.concurrent_lock_timeout)
         if not self.results.max_age:
             lock.give_up()
         try:
@@ -244,7 +245,7 @@ def _write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-class _Lock:
+class Lock:
     """A file lock held by whoever computes an entry. It ends with its process, however that ends."""
 
     def __init__(self, path: Path, timeout: float) -> None:

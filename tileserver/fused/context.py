@@ -1,12 +1,17 @@
 """``fused.context``: which UDF runs, and who asked for it.
 
-A run that looks at its caller is not stored and not shared, so each look sets a flag.
+A run that looks at its caller is not stored and not shared, so each look sets a flag. What says nothing of
+the caller sets none.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from tileserver.fused import state
 from tileserver.fused.neighbours import UdfObject, load
+
+PLACE: Final = "local"
 
 
 class Headers(dict[str, str]):
@@ -47,6 +52,36 @@ def get_share_token() -> str | None:
     return get_header("Fused-Share-Token")
 
 
+def get_session_token() -> str | None:
+    """The session token that let the caller in, or None."""
+    return get_header("Fused-Session-Token")
+
+
 def get_user_email() -> str | None:
     """The caller's address as the server knows it, or None."""
     return get_header("Fused-Share-User-Email")
+
+
+def get_recursion_factor() -> int:
+    """How many UDFs have called one another up to this one, which is 1 where nobody's UDF called it."""
+    return state.depth()
+
+
+def get_execution_environment_id() -> str:
+    """Where UDFs run: on this server."""
+    return PLACE
+
+
+def get_realtime_client_id() -> str:
+    """The same."""
+    return PLACE
+
+
+def in_realtime() -> bool:
+    """Whether somebody waits for this run: always so."""
+    return True
+
+
+def in_batch() -> bool:
+    """Whether this is a run of a batch: there are none."""
+    return False

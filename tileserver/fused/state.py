@@ -17,13 +17,14 @@ from tileserver.protocol import Bundle, Job
 
 @dataclass(slots=True)
 class Run:
-    """``read_caller`` is set once the UDF has looked at its caller; ``loaded`` holds the neighbours that
-    it has loaded, by name."""
+    """``read_caller`` is set once the UDF has looked at its caller, ``uncounted`` once it has used a source
+    that its revision doesn't know; ``loaded`` holds what it has loaded, by name. The bundle grows by that."""
 
     job: Job
     bundle: Bundle
     secrets: Mapping[str, str] = field(default_factory=dict)
     read_caller: bool = False
+    uncounted: bool = False
     loaded: dict[str, Any] = field(default_factory=dict)
 
 
@@ -40,6 +41,11 @@ def running(job: Job, bundle: Bundle) -> Iterator[Run]:
         yield _run
     finally:
         _run = None
+
+
+def depth() -> int:
+    """How many UDFs have called one another up to the one that is running here, from 1."""
+    return current().job.recursion + len(nested.get())
 
 
 def udf_name() -> str:

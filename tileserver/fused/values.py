@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from tileserver.fused import state
+from tileserver.fused import files, state
 
 
 class Secrets(Mapping[str, str]):
@@ -28,17 +30,27 @@ class Secrets(Mapping[str, str]):
     def __len__(self) -> int:
         return len(state.current().secrets)
 
+    def __dir__(self) -> list[str]:
+        return sorted(self)
+
     def __repr__(self) -> str:
         return "<fused.secrets>"  # the values must not reach a log by accident
 
 
 class Options:
-    """Settings of Fused's client. They may be read and set, and change nothing here; unset ones are None."""
+    """Settings of Fused's client. They may be read and set, and change nothing here; unset ones are None, but
+    for folders and groups of settings."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        return None
+        if name in {"auth", "show"}:
+            group = Options()
+            object.__setattr__(self, name, group)
+            return group
+        if name in {"data_directory", "cache_directory"}:
+            return files.folder()
+        return Path(tempfile.gettempdir()) if name == "temp_directory" else None
 
     def __setattr__(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from tileserver.access import Credentials, Share
 from tileserver.canvas import DEFAULT_CANVAS, Canvas
-from tileserver.errors import Forbidden, InvalidBody, UnknownUdf
+from tileserver.errors import BadRequest, Forbidden, InvalidBody, UnknownUdf
 from tileserver.platform.common import (
     CLIENT_ID,
     Delete,
@@ -32,8 +32,9 @@ from tileserver.platform.common import (
     udf_of_name,
 )
 from tileserver.posted import Posted, parse_udf
-from tileserver.protocol import Json
+from tileserver.protocol import Foreign, Json
 from tileserver.saving import delete_udf, save_canvas, save_udf
+from tileserver.signature import BrokenSource, NotAUdf, read
 
 
 async def health(request: Request) -> Response:
@@ -90,6 +91,36 @@ async def udf_by_name(request: Request) -> Response:
 async def udf_by_id(request: Request) -> Response:
     canvas, name = await udf_of_id(request, identify(request), request.path_params["id"])
     return answer(_udf_object(canvas, name))
+
+
+async def udf_by_url(request: Request) -> Response:
+    """The source that stands behind an address, as UDFs here load it."""
+    identify(request, "run")
+    url = request.query_params.get("url")
+    if not url:
+        raise BadRequest("this needs the query parameter url")
+    found = await services_of(request).sources.load(url)
+    body: dict[str, Any] = {
+        "type": "geopandas_v2",
+        "name": found.name,
+        "entrypoint": _entry_of(found),
+        "code": found.files[found.path],
+        "parameters": dict(found.defaults),
+        "headers": [
+            {"module_name": module, "source_file": path, "source_code": found.files[path]}
+            for module, path in sorted(found.modules.items())
+        ],
+        "metadata": {"fused:slug": found.name, "fused:gitUrl": url},
+    }
+    return answer({"id": None, "slug": found.name, "udf_body": json.dumps(body), "udf_type": "auto"})
+
+
+def _entry_of(found: Foreign) -> str:
+    """The function that is called; what has none is loaded for its other names."""
+    try:
+        return read(found.files[found.path], found.entry).entry
+    except (NotAUdf, BrokenSource):
+        return found.entry or "udf"
 
 
 async def udfs(request: Request) -> Response:
@@ -277,6 +308,7 @@ ROUTES: Final = (
     Get(f"/udf/by-user-handle/{{owner}}/{_BY_NAME}", udf_by_name),
     Get(f"/udf/exec-env/self/{_BY_NAME}", udf_by_name),
     Get("/udf/by-id/{id}", udf_by_id),
+    Get("/code-proxy/by-url", udf_by_url),
     Get("/udf/self", udfs),
     Get("/udf/exec-env/self", udfs),
     Get("/udf/public", public_udfs),

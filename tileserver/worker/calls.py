@@ -25,7 +25,7 @@ def entry_point(bundle: Bundle, module: ModuleType) -> tuple[Callable[..., Any],
     :raises BrokenSource: when it decorates several and none can be chosen.
     :raises TypeError: when the source has put something else in its place.
     """
-    source = bundle.udfs[module.__name__]
+    source = bundle.source(module.__name__)
     found = read_signature(bundle.files[source.path], source.entry)
     function = module.__dict__.get(found.entry)
     if not callable(function):

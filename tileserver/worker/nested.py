@@ -86,15 +86,20 @@ def connect(line: Line) -> None:
     _connected[:] = [line]
 
 
-def ask(header: Mapping[str, Any], body: bytes = b"") -> Frame:
-    """Ask the server something for the run under way; see ``nested`` on the server's side for what.
+def connected() -> bool:
+    """Whether this process has a server."""
+    return bool(_connected)
+
+
+def ask(what: str, facts: Mapping[str, Any]) -> Frame:
+    """Ask the server something for the run under way; see ``asks`` on the server's side for what.
 
     :raises TileServerError: of the class that the server raised.
     :raises RuntimeError: where this process has no server.
     """
     if not _connected:
-        raise RuntimeError("there is no server here that could run other UDFs")
-    answer, content = _connected[0].ask(header, body)
+        raise RuntimeError("there is no server here that could run or load other UDFs")
+    answer, content = _connected[0].ask({"ask": what}, json.dumps(facts).encode())
     if "failure" in answer:
         raise restore(answer["failure"])
     return answer, content

@@ -15,10 +15,11 @@ from typing import Any
 from tileserver import fused
 from tileserver.errors import BadRequest, TileServerError, UdfError, UnknownUdf, UnsupportedOutput
 from tileserver.fused import state
+from tileserver.fused.values import options
 from tileserver.protocol import Bundle, Encoded, Job
 from tileserver.render import encode
 from tileserver.render.raster import check_options
-from tileserver.worker import arguments, calls, failures, sources
+from tileserver.worker import arguments, calls, failures, sources, standins
 
 
 def run_job(job: Job, bundle: Bundle) -> Encoded:
@@ -37,7 +38,8 @@ def run_job(job: Job, bundle: Bundle) -> Encoded:
     if job.udf not in bundle.udfs:
         raise UnknownUdf(f"no UDF called {job.udf!r}")
     fused.install()
-    vars(fused.options).clear()
+    standins.install()
+    vars(options).clear()
     with state.running(job, bundle) as run, _own_streams():
         outcome = _attempt(job, bundle, run)
     if isinstance(outcome, Encoded):
@@ -69,6 +71,8 @@ def _attempt(job: Job, bundle: Bundle, run: state.Run) -> Encoded | TileServerEr
     meta = {**facts, "run_ms": _ms(started, returned), "encode_ms": _ms(returned, time.perf_counter())}
     if run.read_caller:
         meta["read_caller"] = True
+    if run.uncounted:
+        meta["uncounted"] = True
     return Encoded(body, media_type, created, meta)
 
 

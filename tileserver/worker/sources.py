@@ -35,7 +35,7 @@ def enter_bundle(bundle: Bundle) -> None:
     content that it doesn't have."""
     _environment.replace(bundle.environment)
     os.chdir(bundle.folder)
-    _finder.keep(_key(bundle, source) for source in bundle.udfs.values())
+    _finder.keep(_key(bundle, source) for source in (*bundle.udfs.values(), *bundle.foreign.values()))
 
 
 def file_name(bundle: Bundle, path: str) -> str:
@@ -45,18 +45,30 @@ def file_name(bundle: Bundle, path: str) -> str:
 
 @contextmanager
 def executed(bundle: Bundle, name: str) -> Iterator[ModuleType]:
-    """Run the whole source of the UDF ``name`` in a new module, which can be used inside the ``with``.
+    """Run the whole source of the UDF or the loaded source ``name`` in a new module, which can be used inside
+    the ``with``.
 
     Its import statements find its own canvas modules, and no others, also when another UDF runs it.
     ``fused`` must be installed.
     """
-    source = bundle.udfs[name]
+    source = bundle.source(name)
     module = ModuleType(name)
     module.__file__ = file_name(bundle, source.path)
     modules = _finder.module_set(_key(bundle, source))
     with _finder.active_for_run(modules), _registered(module):
         _run(module, bundle.files[source.path], modules)
         yield module
+
+
+def imported(bundle: Bundle, name: str, module: str) -> ModuleType:
+    """One of the modules that the source ``name`` may import.
+
+    :raises ImportError: when it may not import that.
+    """
+    modules = _finder.module_set(_key(bundle, bundle.source(name)))
+    with _finder.active_for_run(modules):
+        found: ModuleType = modules.import_module(module)
+    return found
 
 
 @contextmanager
@@ -172,6 +184,11 @@ class _ModuleSet(importlib.abc.Loader):
         """``__import__`` of the code that belongs to this set, whichever set is active."""
         with _finder.active_for_import(self, name, level):
             return builtins.__import__(name, globals, locals, fromlist, level)
+
+    def import_module(self, name: str) -> Any:
+        if name not in self.names:
+            raise ImportError(f"no module of this source is called {name!r}", name=name)
+        return self._import(name, fromlist=("__name__",))
 
     def spec(self, name: str) -> importlib.machinery.ModuleSpec | None:
         if name not in self.names:
