@@ -20,7 +20,7 @@ from tileserver.cache import Cache, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
 from tileserver.documents import Layer
-from tileserver.errors import BadRequest, Forbidden, NotFound, UnknownUdf
+from tileserver.errors import BadRequest, Forbidden, NotFound, UdfError, UnknownUdf
 from tileserver.executor import Answers, Executor
 from tileserver.formats import FORMATS, PICTURES
 from tileserver.params import NOBODY, Address, Call, Caller, Limits, QueryItems, build_call
@@ -174,7 +174,13 @@ async def answer(call: Call, services: Services) -> Answer:
     started = time.perf_counter()
 
     async def run() -> Encoded:
-        return await services.executor.run(call.job(), call.bundle, _answers(call, services))
+        looks: list[bool] = []  # one for each nested run that looked at the caller
+        try:
+            encoded = await services.executor.run(call.job(), call.bundle, _answers(call, services, looks))
+        except UdfError as error:
+            error.read_caller |= bool(looks)
+            raise
+        return replace(encoded, meta={**encoded.meta, "read_caller": True}) if looks else encoded
 
     stored, outcome = await services.cache.get_or_compute(
         call.cache_key(), run, tag=call.tag, max_age=call.max_age
@@ -190,14 +196,20 @@ async def answer(call: Call, services: Services) -> Answer:
 # -- what a run asks while it runs
 
 
-def _answers(call: Call, services: Services) -> Answers:
-    """Serves the nested calls of a run. What comes from a worker is as untrusted as a request."""
+def _answers(call: Call, services: Services, looks: list[bool]) -> Answers:
+    """Serves the nested calls of a run, noting in ``looks`` which of them looked at the caller. What comes
+    from a worker is as untrusted as a request."""
 
     async def answers(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         if header.get("ask") != "run":
             raise BadRequest(f"a run can't ask for {header.get('ask')!r}")
         nested = await _nested_call(call, header, services)
-        encoded = (await answer(nested, services)).stored.encoded
+        try:
+            encoded = (await answer(nested, services)).stored.encoded
+        except UdfError as error:
+            looks.extend([True] * error.read_caller)
+            raise
+        looks.extend([True] * bool(encoded.meta.get("read_caller")))
         return {"media_type": encoded.media_type, "meta": dict(encoded.meta)}, encoded.body
 
     return answers

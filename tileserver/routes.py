@@ -180,8 +180,8 @@ def _caller(request: Request, target: Target, grant: Grant) -> Caller:
     shown = {"fused-share-token": share}
     if grant.session:
         shown["fused-session-token"] = request.query_params[_SESSION]
-    if grant.identity is not None and grant.identity.email is not None:
-        shown["fused-share-user-email"] = grant.identity.email
+    if grant.identity is not None:
+        shown |= grant.identity.shown
     return Caller.of(request.headers.items(), shown)
 
 

@@ -79,7 +79,7 @@ async def _posted_call(request: Request) -> tuple[Identity, Call]:
         address,
         parse_query(request.scope["query_string"]),
         services_of(request),
-        Caller.of(request.headers.items(), {}),
+        Caller.of(request.headers.items(), identity.shown),
     )
     facts |= {"canvas": call.bundle.canvas or None, "udf": call.udf.name}
     return identity, call
