@@ -24,6 +24,7 @@ from tileserver.params import Address, Limits, QueryItems, build_call
 from tileserver.protocol import Encoded
 from tileserver.settings import Settings
 from tileserver.telemetry import configure_logging
+from tileserver.vault import stored_secrets
 
 _GRACE = 30
 
@@ -114,7 +115,7 @@ async def run_once(
             raise InvalidTile(f"a tile is z/x/y, not {tile!r}")
         found = tiles.parse(*parts)
         address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
-    resolved = await Catalog(settings.workspace).resolve(canvas, name)
+    resolved = await Catalog(settings.workspace, stored_secrets(settings.state_dir)).resolve(canvas, name)
     if resolved.extension is not None:
         address = Address(tile=address.tile, scale=address.scale, extension=resolved.extension)
     limits = Limits(settings.time_limit, settings.tile_time_limit, settings.max_tile_pixels)
