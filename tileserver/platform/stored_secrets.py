@@ -42,12 +42,16 @@ async def put(request: Request) -> Response:
     new = text_of(await object_of(request), "value")
     if new is None:
         raise InvalidBody(("body", "value"), "field required", "missing")
-    services_of(request).vault.set(canvas, _key(request), new)
+    services = services_of(request)
+    services.vault.set(canvas, _key(request), new)
+    services.catalog.load(canvas)  # so that the next request sees it
     return answer(_key(request))
 
 
 async def unset(request: Request) -> Response:
-    services_of(request).vault.unset(_canvas(request), _key(request))
+    services, canvas = services_of(request), _canvas(request)
+    services.vault.unset(canvas, _key(request))
+    services.catalog.load(canvas)
     return answer(_key(request))
 
 
