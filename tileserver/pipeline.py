@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from mercantile import Tile
 
@@ -128,7 +128,15 @@ async def resolve_posted(
     return _posted_call(posted, base, address, [*query, *posted.query], services, caller)
 
 
-async def _base_of(posted: Posted, identity: Identity, services: Services) -> Bundle:
+class _Base(NamedTuple):
+    """What posted code is added to, the modules in it that it may import, and what stands for the rest."""
+
+    bundle: Bundle
+    modules: Mapping[str, str]
+    revision: str
+
+
+async def _base_of(posted: Posted, identity: Identity, services: Services) -> _Base:
     owner = f"@{identity.id}"
     collection = posted.collection
     if collection == DEFAULT_CANVAS and not _is_usable(collection, identity, services):
@@ -136,11 +144,11 @@ async def _base_of(posted: Posted, identity: Identity, services: Services) -> Bu
     if collection is None:
         folder = services.settings.state_dir / "posted" / identity.id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Bundle(owner, owner, "", str(folder), {}, {}, {})
+        return _Base(Bundle(owner, owner, "", str(folder), {}, {}, {}), {}, "")
     if not identity.may_use(collection):
         raise Forbidden(f"this access token is not for the canvas {collection!r}")
     canvas = await services.catalog.canvas(collection)
-    return replace(canvas.bundle, owner=f"{owner}.{canvas.name}")
+    return _Base(replace(canvas.bundle, owner=f"{owner}.{canvas.name}"), canvas.modules, canvas.revision)
 
 
 def _is_usable(canvas: str, identity: Identity, services: Services) -> bool:
@@ -148,9 +156,9 @@ def _is_usable(canvas: str, identity: Identity, services: Services) -> bool:
 
 
 def _posted_call(
-    posted: Posted, base: Bundle, address: Address, query: QueryItems, services: Services, caller: Caller
+    posted: Posted, base: _Base, address: Address, query: QueryItems, services: Services, caller: Caller
 ) -> Call:
-    udf, bundle = build(posted, base)
+    udf, bundle = build(posted, *base)
     call = build_call(
         udf, bundle, address, query, limits=services.limits, arguments=posted.parameters, caller=caller
     )
@@ -233,7 +241,8 @@ async def _nested_call(call: Call, asked: Mapping[str, Any], services: Services)
     name = str(asked.get("udf"))
     if asked.get("code") is not None:
         posted = Posted(name=name, code=str(asked["code"]), entry=str(asked["entry"]), parameters=arguments)
-        return _posted_call(posted, call.bundle, address, query, services, deeper)
+        base = _Base(call.bundle, call.bundle.udfs[call.udf.name].modules, call.udf.revision)
+        return _posted_call(posted, base, address, query, services, deeper)
     if name == call.udf.name:
         udf, bundle = call.udf, call.bundle
     else:

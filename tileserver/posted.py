@@ -88,8 +88,9 @@ def _udf(udf: Mapping[str, Any], name: Any, where: Where, query: QueryItems) -> 
     )
 
 
-def build(posted: Posted, base: Bundle) -> tuple[Udf, Bundle]:
-    """The UDF and its bundle: what ``base`` has, with the posted code added to it.
+def build(posted: Posted, base: Bundle, shared: Mapping[str, str], revision: str) -> tuple[Udf, Bundle]:
+    """The UDF and its bundle: what ``base`` has, with the posted code added to it. ``shared`` maps modules of
+    the base that the code may import to their paths, and ``revision`` stands for all that it may read there.
 
     :raises UdfError: when the code can't be read, or has no function to call.
     """
@@ -105,8 +106,8 @@ def build(posted: Posted, base: Bundle) -> tuple[Udf, Bundle]:
         raise UdfError(f"ValueError: {error}", exception_class="ValueError") from None
     modules = {name: f"{path}/{name.replace('.', '/')}.py" for name in posted.modules}
     texts = {modules[name]: text for name, text in posted.modules.items()}
-    source = Source(path, signature.entry, modules, {})
-    facts = [base.id, posted.name, posted.code, signature.entry, sorted(posted.modules.items())]
+    source = Source(path, signature.entry, {**shared, **modules}, {})
+    facts = [base.id, revision, posted.name, posted.code, signature.entry, sorted(posted.modules.items())]
     digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
     bundle = replace(
         base,
