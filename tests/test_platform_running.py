@@ -97,7 +97,7 @@ def test_a_posted_udf_runs(poster: Poster, path: str) -> None:
 def test_the_curl_of_the_documentation_runs(server: Server) -> None:
     """Contract, section 9: a body whose ``step_config`` is encoded twice, typed at a shell."""
     _, secret = server.access.create_token()
-    udf = {
+    udf: dict[str, Any] = {
         "type": "geopandas_v2",
         "name": "hello",
         "entrypoint": "udf",

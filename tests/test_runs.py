@@ -77,7 +77,7 @@ async def test_what_a_run_raises_is_raised_to_everybody() -> None:
 
 
 async def test_a_run_that_was_refused_may_be_tried_again() -> None:
-    """Clients repeat a POST after 503: it has never run. Who asks meanwhile is told why there is no result."""
+    """Clients repeat a POST after 503: it has never run. Who asks meanwhile is told why."""
     runs, calls = Runs(len), 0
 
     async def run() -> bytes:

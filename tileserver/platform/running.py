@@ -134,5 +134,5 @@ ROUTES: Final = (
     Get(f"{_RUN}/get/{{run_id}}", get_run),
 )
 
-# At the root of the server itself.
-SHARED_ROUTES: Final = (Post("/run/udf", run_posted), Post(f"/run/udf{_TILE}", run_posted))
+# Below ``/run`` of the server itself.
+SHARED_ROUTES: Final = (Post("/udf", run_posted), Post(f"/udf{_TILE}", run_posted))
