@@ -151,6 +151,15 @@ def test_loading_by_name(admin: Caller, path: str, canvas: str) -> None:
     assert admin.json("GET", f"/udf/by-id/{found['id']}") == found
 
 
+def test_a_canvas_in_the_place_of_an_owner_is_the_one_that_is_meant(own: Server) -> None:
+    """``fused.load("sea/hello")``: neither the canvas ``default`` nor another one takes its place."""
+    own.write({f"{DEFAULT_CANVAS}/hello.py": HELLO, f"{DEFAULT_CANVAS}/apart.py": HELLO})
+    admin, path = Caller(own), f"/udf/by-user-handle/sea/by-collection/{DEFAULT_CANVAS}/by-slug"
+
+    assert admin.json("GET", f"{path}/hello")["collection_name"] == "sea"
+    assert admin("GET", f"{path}/apart").status_code == 404
+
+
 def test_a_name_that_two_canvases_have_is_not_guessed(admin: Caller) -> None:
     """404 that names the canvases to choose from."""
     response = admin("GET", "/udf/exec-env/self/by-collection/default/by-slug/hello")

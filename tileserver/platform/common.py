@@ -178,28 +178,33 @@ async def udf_of_id(request: Request, identity: Identity, wanted: str) -> tuple[
 
 
 async def udf_of_name(
-    request: Request, identity: Identity, name: str, places: Sequence[str | None]
+    request: Request, identity: Identity, name: str, *, collection: str, owner: str | None
 ) -> tuple[Canvas, str]:
-    """The canvas and the name of a UDF, from the first of these places that has it (see ``choose``).
+    """The canvas and the name of a UDF that a collection and its owner name (see ``choose``).
 
     :raises NotFound: when there is none, or more than one to choose from.
     """
     candidates = [canvas for canvas in await canvases_of(request, identity) if name in canvas.udfs]
-    return choose(candidates, name, places), name
+    return choose(request, candidates, name, collection=collection, owner=owner), name
 
 
-def choose(candidates: Sequence[Canvas], name: str, places: Sequence[str | None]) -> Canvas:
-    """The canvas that is meant, of those that have a UDF of this name: the first of these places. The canvas
-    ``default``, which clients name when their user named none, also stands for the only candidate.
+def choose(
+    request: Request, candidates: Sequence[Canvas], name: str, *, collection: str, owner: str | None
+) -> Canvas:
+    """The canvas that is meant, of those that have a UDF of this name. Clients name the collection
+    ``default`` when their user named none: that is the canvas which has the owner's name, else the canvas
+    ``default``, else the only candidate.
 
     :raises NotFound: when there is none, or more than one to choose from.
     """
-    for place in places:
-        for canvas in candidates:
-            if canvas.name == place:
-                return canvas
-    if DEFAULT_CANVAS not in places or not candidates:
-        raise NotFound(f"no UDF called {name!r} in the canvas {places[0]!r}")
+    place = collection
+    if collection == DEFAULT_CANVAS and owner and owner in services_of(request).catalog.names():
+        place = owner
+    for canvas in candidates:
+        if canvas.name == place:
+            return canvas
+    if place != DEFAULT_CANVAS or not candidates:
+        raise NotFound(f"no UDF called {name!r} in the canvas {place!r}")
     if len(candidates) > 1:
         names = ", ".join(canvas.name for canvas in candidates)
         raise NotFound(f"several canvases have a UDF called {name!r}; name one of them: {names}")

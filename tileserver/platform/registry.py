@@ -87,8 +87,10 @@ async def udf_by_token(request: Request) -> Response:
 
 async def udf_by_name(request: Request) -> Response:
     """A UDF by its canvas and name, or by the name of a canvas in the place of its owner."""
-    places = (request.path_params["collection"], request.path_params.get("owner"))
-    found = await udf_of_name(request, identify(request), request.path_params["slug"], places)
+    asked = request.path_params
+    found = await udf_of_name(
+        *(request, identify(request), asked["slug"]), collection=asked["collection"], owner=asked.get("owner")
+    )
     return answer(_udf_object(*found))
 
 

@@ -48,7 +48,7 @@ async def _grant(request: Request, identity: Identity) -> tuple[Grant, str | Non
     """What the path names, and the extension after it. An owner is a canvas, or nobody in particular."""
     owner, name = request.path_params["owner"], request.path_params["name"]
     candidates = [c for c in await canvases_of(request, identity) if c.stem(name) is not None]
-    canvas = choose(candidates, name, (owner, DEFAULT_CANVAS))
+    canvas = choose(request, candidates, name, collection=DEFAULT_CANVAS, owner=owner)
     udf = str(canvas.stem(name))
     grant = Grant(
         canvas=canvas.name,

@@ -81,12 +81,8 @@ async def new_token(request: Request) -> Response:
     if text_of(document, "udf_id") is not None:
         canvas, name = await udf_of_id(request, identity, document["udf_id"])
     else:
-        canvas, name = await udf_of_name(
-            request,
-            identity,
-            text_of(document, "udf_slug") or "",
-            (DEFAULT_CANVAS, text_of(document, "udf_email")),
-        )
+        slug, owner = text_of(document, "udf_slug") or "", text_of(document, "udf_email")
+        canvas, name = await udf_of_name(request, identity, slug, collection=DEFAULT_CANVAS, owner=owner)
     access = services_of(request).access
     wanted = _wanted(document)
     made = access.create_shared_token(canvas.name, name)
