@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Server, serving
+from tests.conftest import Server, running, serving
 from tests.test_platform_registry import Caller, P
 from tileserver.platform.common import udf_id
 
@@ -30,8 +31,8 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("tokens") / "w", FILES) as running:
-        yield running
+    with serving(tmp_path_factory.mktemp("tokens") / "w", FILES) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +235,37 @@ def test_a_secret_that_is_none_is_refused(admin: Caller, body: str) -> None:
     """422; nothing is stored."""
     assert admin("PUT", secrets_path("sea", "BAD"), content=body).status_code == 422
     assert admin("GET", secrets_path("sea", "BAD")).status_code == 404
+
+
+def test_no_log_line_holds_a_secret(tmp_path: Path) -> None:
+    """Neither tokens and passcodes nor secrets, queries and run ids, whether requests succeed or fail."""
+    workspace, log = tmp_path / "w", tmp_path / "log"
+    server = Server("", workspace, None)  # type: ignore[arg-type]  # filled in below
+    server.write(FILES)
+    server.tokens["city"] = server.access.share("city", passcode="pass-hidden").token
+    with (
+        log.open("w") as file,
+        running("serve", str(workspace), log=file) as (process, line),
+    ):
+        server.url, server.process = line["url"], process
+        admin = Caller(server)
+        session = admin.json("POST", f"/session-token/by-access-token/{server.tokens['city']}", json={})[
+            "session_token"
+        ]
+        admin.json("PUT", secrets_path("city", "KEY"), json={"value": "value-hidden"})
+        admin("PUT", secrets_path("city", "2KEY"), json={"value": "value-hidden"})
+        for path in (f"/{{city}}/count?fused_session_token={session}&n=471147", "/{city}/count?n=x471147"):
+            server.get(path, headers={"authorization": "fused-canvas-passcode pass-hidden"})
+            server.get(path, headers={"authorization": "fused-canvas-passcode guess-hidden"})
+        shared = server.access.create_shared_token("city", "count").token
+        server.get(f"/{shared}")
+        admin("GET", f"/udf-access-token/by-token/{shared}")
+        admin("GET", "/realtime/local/api/v1/run/udf/get/id-hidden")
+
+    text = log.read_text()
+    hidden = [server.tokens["city"], shared, session, admin.headers["authorization"].split()[1]]
+    assert "count" in text
+    assert [word for word in (*hidden, "hidden", "471147") if word in text] == []
 
 
 # -- forgetting
