@@ -110,7 +110,7 @@ def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 COMMANDS = list(commands(main))
-GROUPS = {(), ("canvas",), ("udf",), ("token",), ("shared-token",), ("cache",)}
+GROUPS = {(), ("canvas",), ("udf",), ("token",), ("shared-token",), ("secret",), ("cache",)}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "tileserver")
@@ -469,6 +469,47 @@ def test_tokens_of_one_udf(own: Path) -> None:
         assert ask(own, "shared-token", verb, made["token"]) == {"token": made["token"], "state": state}
         assert opens(own, made["token"]) is open_after
     assert ask(own, "shared-token", "list") == []
+
+
+# -- secrets
+
+
+def test_secrets_are_set_listed_and_forgotten(own: Path) -> None:
+    """A value comes by standard input, never shows again, and reaches a run without a server."""
+    (own / "city/canvas.toml").write_text('[env]\nWORD = "secret:WORD"\n')
+    (own / "city/word.py").write_text(
+        "import os\nimport fused\n@fused.udf\ndef udf():\n"
+        "    return [os.environ['WORD'], fused.secrets['WORD'], fused.secrets.WORD]\n"
+    )
+    command = [sys.executable, "-m", "tileserver", "secret", "set", "city/WORD", "--workspace", str(own)]
+    made = subprocess.run(command, input="käse \n", capture_output=True, text=True, timeout=60, check=True)
+
+    assert made.stdout == "city/WORD is set\n"
+    assert ask(own, "secret", "list") == [{"secret": "city/WORD", "canvas": "city", "name": "WORD"}]
+    assert json.loads(ask(own, "udf", "run", "city/word")["result"]) == ["käse "] * 3
+    assert not [row for row in ask(own, "udf", "list", "city") if "secret" in row.get("problem", "")]
+    assert ask(own, "secret", "unset", "city/WORD") == {"secret": "city/WORD", "unset": True}
+    assert ask(own, "secret", "list") == []
+
+
+@pytest.mark.parametrize(
+    ("address", "value", "status", "says"),
+    [
+        ("city", "x", 2, "CANVAS/NAME"),
+        ("nowhere/KEY", "x", 1, "no canvas called 'nowhere'"),
+        ("city/2KEY", "x", 1, "begins with no digit"),
+        ("city/KEY", "", 1, "1 to 65536 bytes"),
+    ],
+)
+def test_a_secret_that_cannot_be_is_refused(
+    own: Path, address: str, value: str, status: int, says: str
+) -> None:
+    """One line that says what a secret is; nothing is stored."""
+    command = [sys.executable, "-m", "tileserver", "secret", "set", address, "--workspace", str(own)]
+    result = subprocess.run(command, input=value, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (result.returncode, says in result.stderr, result.stderr.count("\n")) == (status, True, 1)
+    assert ask(own, "secret", "list") == []
 
 
 # -- the machine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sysconfig
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -15,15 +15,16 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from tileserver import __version__, pages, platform, responses
 from tileserver.access import Access
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.edge import Edge
-from tileserver.errors import NotFound, TileServerError
+from tileserver.errors import MethodNotAllowed, NotFound, TileServerError
 from tileserver.executor import Executor
 from tileserver.executor.local import LocalPool
 from tileserver.pipeline import Services, make_sources
@@ -77,12 +78,16 @@ def create_app(
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Mount("/static", _Static(directory=pages.STATIC), middleware=[Middleware(GZipMiddleware)]),
-            *platform.SHARED_ROUTES,
+            Mount("/run", routes=[*platform.SHARED_ROUTES, Mount("/", _NothingElse(platform.SHARED_ROUTES))]),
             Mount(
                 "/server/v1",
-                routes=[*platform.ROUTES, Mount("/realtime-shared", shared), Mount("/", _nothing_here)],
+                routes=[
+                    *platform.ROUTES,
+                    Mount("/realtime-shared", shared),
+                    Mount("/", _NothingElse(platform.ROUTES)),
+                ],
             ),
-            Mount("/server", _nothing_here),
+            Mount("/server", _NothingElse()),
             Mount("/", shared),
         ],
         exception_handlers={
@@ -135,8 +140,18 @@ async def readyz(request: Request) -> Response:
     return JSONResponse(status, 200 if ready else 503, {"cache-control": "no-store"})
 
 
-async def _nothing_here(scope: object, receive: object, send: object) -> None:
-    raise NotFound("no such address")
+class _NothingElse:
+    """What is there besides these routes: nothing, or one of them asked by another method."""
+
+    def __init__(self, routes: Sequence[Route] = ()) -> None:
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = [route for route in self._routes if route.matches(scope)[0] is Match.PARTIAL]
+        methods = {method for route in found for method in route.methods or ()}
+        if methods:
+            raise MethodNotAllowed(scope["method"], ", ".join(sorted(methods)))
+        raise NotFound("no such address")
 
 
 class _Static(StaticFiles):

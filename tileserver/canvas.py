@@ -60,7 +60,8 @@ class Secrets:
 @dataclass(frozen=True, slots=True)
 class Canvas:
     """One canvas as it was at one moment. ``broken`` maps names of UDFs to what is wrong with them;
-    ``public_name`` says that its name may stand in the place of a token."""
+    ``public_name`` says that its name may stand in the place of a token; ``modules`` are those that all of
+    its UDFs may import, by name; ``revision`` covers everything in it."""
 
     name: str
     folder: Path
@@ -71,6 +72,8 @@ class Canvas:
     problems: tuple[Problem, ...]
     bundle: Bundle
     public_name: bool
+    modules: Mapping[str, str]
+    revision: str
     _secrets: str = field(repr=False)
     _stamps: Mapping[str, _Stamp] = field(repr=False)
     _globs: frozenset[str]
@@ -242,6 +245,8 @@ class _Reader:
             problems=(*self.problems, *broken.values()),
             bundle=bundle,
             public_name=public_name,
+            modules=modules,
+            revision=_digest([bundle.id, self._data(UdfSettings())]),
             _secrets=self.secrets.digest,
             _stamps={**self.stamps, **_stamps(self.folder, globs)},
             _globs=globs,

@@ -89,7 +89,7 @@ class Edge:
         """CORS headers of a shared route; other routes get none."""
         path: str = scope["path"]
         platform = path.startswith("/server/v1/") and not path.startswith("/server/v1/realtime-shared/")
-        if platform or not self.cors_origins:
+        if platform or path.startswith("/run/") or not self.cors_origins:
             return {}
         origin = Headers(scope=scope).get("origin")
         if "*" in self.cors_origins:

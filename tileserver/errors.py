@@ -67,7 +67,14 @@ class InvalidTile(NotFound):
 
 
 class MethodNotAllowed(TileServerError):
+    """The address is there, for other methods: ``allow`` lists them, as the header of that name does."""
+
     status = 405
+    allow = ""
+
+    def __init__(self, method: str, allow: str) -> None:
+        super().__init__(f"{method} is not allowed here, only {allow}")
+        self.allow = allow
 
 
 class Conflict(TileServerError):

@@ -88,8 +88,14 @@ def _is_hidden(header: str) -> bool:
     return header in _HIDDEN or header.startswith(_HIDDEN_PREFIXES)
 
 
-_HIDDEN_PREFIXES: Final = ("proxy-", "x-forwarded-", "fused-share-", "fused-session-")
-_HIDDEN: Final = frozenset({"authorization", "cookie", "forwarded", "via", "x-real-ip", "true-client-ip"})
+_HIDDEN_PREFIXES: Final = (
+    *("proxy-", "x-forwarded-", "x-original-", "x-envoy-", "x-amzn-", "cf-"),
+    *("fused-share-", "fused-session-"),
+)
+_HIDDEN: Final = frozenset(
+    {"authorization", "cookie", "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip"}
+    | {"client-ip", "true-client-ip", "fastly-client-ip", "fly-client-ip"}
+)
 
 NOBODY: Final = Caller()
 

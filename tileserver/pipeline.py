@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from mercantile import Tile
 
@@ -144,7 +144,15 @@ async def resolve_posted(
     return await _posted_call(posted, base, address, [*query, *posted.query], services, caller)
 
 
-async def _base_of(posted: Posted, identity: Identity, services: Services) -> Bundle:
+class _Base(NamedTuple):
+    """What posted code is added to, the modules in it that it may import, and what stands for the rest."""
+
+    bundle: Bundle
+    modules: Mapping[str, str]
+    revision: str
+
+
+async def _base_of(posted: Posted, identity: Identity, services: Services) -> _Base:
     owner = f"@{identity.id}"
     collection = posted.collection
     if collection == DEFAULT_CANVAS and not _is_usable(collection, identity, services):
@@ -152,11 +160,11 @@ async def _base_of(posted: Posted, identity: Identity, services: Services) -> Bu
     if collection is None:
         folder = services.settings.state_dir / "posted" / identity.id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Bundle(owner, owner, "", str(folder), {}, {}, {})
+        return _Base(Bundle(owner, owner, "", str(folder), {}, {}, {}), {}, "")
     if not identity.may_use(collection):
         raise Forbidden(f"this access token is not for the canvas {collection!r}")
     canvas = await services.catalog.canvas(collection)
-    return replace(canvas.bundle, owner=f"{owner}.{canvas.name}")
+    return _Base(replace(canvas.bundle, owner=f"{owner}.{canvas.name}"), canvas.modules, canvas.revision)
 
 
 def _is_usable(canvas: str, identity: Identity, services: Services) -> bool:
@@ -164,9 +172,9 @@ def _is_usable(canvas: str, identity: Identity, services: Services) -> bool:
 
 
 async def _posted_call(
-    posted: Posted, base: Bundle, address: Address, query: QueryItems, services: Services, caller: Caller
+    posted: Posted, base: _Base, address: Address, query: QueryItems, services: Services, caller: Caller
 ) -> Call:
-    udf, bundle = await with_sources(*build(posted, base), services)
+    udf, bundle = await with_sources(*build(posted, *base), services)
     call = build_call(
         udf, bundle, address, query, limits=services.limits, arguments=posted.parameters, caller=caller
     )
@@ -190,7 +198,14 @@ async def answer(call: Call, services: Services) -> Answer:
     started = time.perf_counter()
 
     async def run() -> Encoded:
-        return await services.executor.run(call.job(), call.bundle, answers_of(call, services))
+        looks: list[bool] = []  # one for each nested run that looked at the caller
+        answers = answers_of(call, services, looks)
+        try:
+            encoded = await services.executor.run(call.job(), call.bundle, answers)
+        except UdfError as error:
+            error.read_caller |= bool(looks)
+            raise
+        return replace(encoded, meta={**encoded.meta, "read_caller": True}) if looks else encoded
 
     stored, outcome = await services.cache.get_or_compute(
         call.cache_key(), run, tag=call.tag, max_age=call.max_age
@@ -206,8 +221,9 @@ async def answer(call: Call, services: Services) -> Answer:
 # -- what a run asks while it runs
 
 
-def answers_of(call: Call, services: Services) -> Answers:
-    """Serves what a run asks for while it runs. What comes from a worker is as untrusted as a request."""
+def answers_of(call: Call, services: Services, looks: list[bool]) -> Answers:
+    """Serves what a run asks for while it runs, noting in ``looks`` which nested runs looked at the caller.
+    What comes from a worker is as untrusted as a request."""
 
     async def answers(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         asked = asks.parse(header, body)
@@ -220,8 +236,10 @@ def answers_of(call: Call, services: Services) -> Answers:
             with services.waits.waiting(*keys, may_join=nested.max_age > 0):
                 encoded = (await answer(nested, services)).stored.encoded
         except UdfError as error:
+            looks.extend([True] * error.read_caller)
             # A copy: others may wait for the same run.
             raise error if reads_code else without_traceback(error) from None
+        looks.extend([True] * bool(encoded.meta.get("read_caller")))
         return {"media_type": encoded.media_type, "meta": dict(encoded.meta)}, encoded.body
 
     return answers
@@ -239,8 +257,9 @@ async def _nested_call(
         deadline=deadline,
     )
     if asked.code is not None:
-        rest = (asked.address, asked.query, services, deeper)
-        return await _posted_call(replace(asked.code, parameters=asked.parameters), call.bundle, *rest), True
+        posted = replace(asked.code, parameters=asked.parameters)
+        base = _Base(call.bundle, call.bundle.udfs[call.udf.name].modules, call.udf.revision)
+        return await _posted_call(posted, base, asked.address, asked.query, services, deeper), True
     if asked.name == call.udf.name:
         udf, bundle = call.udf, call.bundle
     else:

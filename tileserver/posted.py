@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from tileserver.errors import BadRequest, InvalidBody, UdfError
+from tileserver.errors import InvalidBody, UdfError
 from tileserver.params import QueryItems
 from tileserver.protocol import Bundle, Json, Source
 from tileserver.signature import BrokenSource, NotAUdf, read
@@ -58,8 +58,10 @@ def parse(body: bytes) -> Posted:
     if step.get("udf") is None:
         raise InvalidBody(where, "field required", "missing")
     udf = _object(step["udf"], where)
-    query = [(name, str(document[name])) for name in _RESERVED if document.get(name)]
-    if document.get("cache") is False:
+    query = [
+        (name, text) for name in _RESERVED if (text := _text(document.get(name), ("body", name)).strip())
+    ]
+    if _switch(document.get("cache"), ("body", "cache")) is False:
         query.append(("cache", "false"))
     return _udf(udf, step.get("name"), where, query)
 
@@ -86,8 +88,9 @@ def _udf(udf: Mapping[str, Any], name: Any, where: Where, query: QueryItems) -> 
     )
 
 
-def build(posted: Posted, base: Bundle) -> tuple[Udf, Bundle]:
-    """The UDF and its bundle: what ``base`` has, with the posted code added to it.
+def build(posted: Posted, base: Bundle, shared: Mapping[str, str], revision: str) -> tuple[Udf, Bundle]:
+    """The UDF and its bundle: what ``base`` has, with the posted code added to it. ``shared`` maps modules of
+    the base that the code may import to their paths, and ``revision`` stands for all that it may read there.
 
     :raises UdfError: when the code can't be read, or has no function to call.
     """
@@ -103,8 +106,8 @@ def build(posted: Posted, base: Bundle) -> tuple[Udf, Bundle]:
         raise UdfError(f"ValueError: {error}", exception_class="ValueError") from None
     modules = {name: f"{path}/{name.replace('.', '/')}.py" for name in posted.modules}
     texts = {modules[name]: text for name, text in posted.modules.items()}
-    source = Source(path, signature.entry, modules, {})
-    facts = [base.id, posted.name, posted.code, signature.entry, sorted(posted.modules.items())]
+    source = Source(path, signature.entry, {**shared, **modules}, {})
+    facts = [base.id, revision, posted.name, posted.code, signature.entry, sorted(posted.modules.items())]
     digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
     bundle = replace(
         base,
@@ -149,7 +152,7 @@ def _code(value: Any, where: Where) -> str:
     if not code.strip():
         raise InvalidBody(where, "field required", "missing")
     if len(code) > MAX_CODE:
-        raise BadRequest(f"the code is longer than {MAX_CODE} characters")
+        raise InvalidBody(where, f"is longer than {MAX_CODE} characters", "too_long")
     return code
 
 
@@ -168,6 +171,12 @@ def modules_of(value: Any, where: Where) -> Mapping[str, str]:
             raise InvalidBody((*where, number, "module_name"), "is no name of a module", "value_error")
         found[name] = _text(module.get("source_code"), (*where, number, "source_code"))
     return found
+
+
+def _switch(value: Any, where: Where) -> bool | None:
+    if not isinstance(value, bool | None):
+        raise InvalidBody(where, "is not true or false", "bool_type")
+    return value
 
 
 def _age(value: Any, where: Where) -> int | None:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from tileserver.access import Grant
 from tileserver.cache import Stored
-from tileserver.errors import InvalidBody, NotFound, TileServerError, UdfError
+from tileserver.errors import InvalidBody, MethodNotAllowed, NotFound, TileServerError, UdfError
 from tileserver.params import Call
 from tileserver.pipeline import Answer
 from tileserver.protocol import Encoded
@@ -172,6 +172,8 @@ def failure(
         headers["x-fused-error"] = _header_safe(message)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = error.allow
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         headers["retry-after"] = str(retry_after)

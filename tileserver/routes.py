@@ -167,21 +167,24 @@ async def _resolved(request: Request, target: Target, grant: Grant, services: Se
     if target.name is None and grant.udf is None:
         raise UnknownUdf("a canvas token needs a UDF's name after it")
     query = parse_query(request.scope["query_string"])
-    call = await pipeline.resolve(target, grant, query, services, _caller(request, target, grant))
+    call = await pipeline.resolve(target, grant, query, services, _caller(request, grant))
+    # Whatever extension the address had, clients know the UDF by its name.
+    share = grant.share if grant.udf is not None else f"{grant.share}/{call.udf.name}"
+    headers = {**call.caller.headers, "fused-share-token": share}
+    call = replace(call, caller=replace(call.caller, headers=headers))
     facts["udf"] = call.udf.name
     if call.tile is not None and facts["route"] == "tile":
         facts["tile"] = f"{call.tile.z}/{call.tile.x}/{call.tile.y}"
     return call
 
 
-def _caller(request: Request, target: Target, grant: Grant) -> Caller:
-    """What the UDF may see of a request that came by a share token."""
-    share = grant.share if target.name is None or grant.udf is not None else f"{grant.share}/{target.name}"
-    shown = {"fused-share-token": share}
+def _caller(request: Request, grant: Grant) -> Caller:
+    """What the UDF may see of a request that came by a share token, besides that."""
+    shown: dict[str, str] = {}
     if grant.session:
         shown["fused-session-token"] = request.query_params[_SESSION]
-    if grant.identity is not None and grant.identity.email is not None:
-        shown["fused-share-user-email"] = grant.identity.email
+    if grant.identity is not None:
+        shown |= grant.identity.shown
     return Caller.of(request.headers.items(), shown)
 
 

@@ -27,6 +27,13 @@ class _Run(Generic[Result]):
     ended: float | None = None
     size: int = 0
 
+    @property
+    def refused(self) -> bool:
+        task = self.task
+        return bool(
+            task and task.done() and not task.cancelled() and isinstance(task.exception(), Overloaded)
+        )
+
 
 class Runs(Generic[Result]):
     """``size`` tells how many bytes a result holds; the oldest are let go beyond ``limit`` bytes."""
@@ -39,11 +46,14 @@ class Runs(Generic[Result]):
     async def start(
         self, key: Key, run: Callable[[], Coroutine[Any, Any, Result]], *, wait: float
     ) -> Result | None:
-        """Start a run, unless one of this key was; its result when that comes within ``wait`` seconds.
+        """Start a run, unless one of this key was; its result when that comes within ``wait`` seconds. One
+        that was refused for want of room has never run, and may be started again.
 
         :raises Overloaded: when too many runs are remembered.
         """
         self._tidy()
+        if key in self._runs and self._runs[key].refused:
+            del self._runs[key]
         if key not in self._runs:
             if len(self._runs) >= MOST:
                 raise Overloaded("too many runs were started in the last minutes", retry_after=60)

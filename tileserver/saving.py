@@ -19,6 +19,7 @@ from tileserver.canvas import CANVAS_NAME
 from tileserver.errors import BadRequest, Conflict, NotFound
 from tileserver.posted import Posted
 from tileserver.protocol import Json
+from tileserver.signature import read
 
 NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._-]{0,127}", re.ASCII)
 
@@ -38,7 +39,8 @@ def save_canvas(workspace: Path, name: str) -> None:
 
 
 def save_udf(workspace: Path, canvas: str, name: str, udf: Posted, *, replace: bool) -> None:
-    """Write a UDF; its canvas is made where it is missing. ``replace`` allows one of this name to be there.
+    """Write a UDF whose source can be read; its canvas is made where it is missing. ``replace`` allows one of
+    this name to be there.
 
     :raises BadRequest: for a name that a UDF can't have, or a place outside of the canvas.
     :raises Conflict: for a UDF of this name that isn't to be replaced.
@@ -47,17 +49,17 @@ def save_udf(workspace: Path, canvas: str, name: str, udf: Posted, *, replace: b
     files = _files(name, udf)
     target = _inside(folder, name)
     flat = _inside(folder, f"{name}.py")
-    if flat.is_file() or target.exists():
-        if not replace:
-            raise Conflict(f"the canvas {canvas!r} has a UDF called {name!r} already")
-        if flat.is_file() and not target.exists():
-            _write(flat, udf.code)  # it stays in the layout that its owner chose
-            return
+    if (flat.is_file() or target.exists()) and not replace:
+        raise Conflict(f"the canvas {canvas!r} has a UDF called {name!r} already")
+    if flat.is_file() and _is_one_file(folder, udf):
+        _write(flat, udf.code)  # it stays in the layout that its owner chose
+        return
     if not folder.is_dir():
         save_canvas(workspace, canvas)
     if target.is_dir():
         for path, text in files.items():
             _write(_inside(target, path), text)
+        flat.unlink(missing_ok=True)  # it would be served in the place of the folder
         return
     draft = folder / f".{secrets.token_hex(8)}"
     draft.mkdir()
@@ -65,6 +67,7 @@ def save_udf(workspace: Path, canvas: str, name: str, udf: Posted, *, replace: b
         for path, text in files.items():
             _write(draft / path, text)
         draft.rename(target)
+        flat.unlink(missing_ok=True)
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -77,15 +80,28 @@ def delete_udf(workspace: Path, canvas: str, name: str) -> None:
     """
     folder = _canvas_folder(workspace, canvas)
     target, flat = _inside(folder, name), _inside(folder, f"{name}.py")
-    if target.is_dir():
+    if flat.is_file():  # it is the one that is served; a folder of this name may be anything
+        flat.unlink()
+    elif (target / f"{name}.py").is_file():
         # Out of sight in one step; what is left of it afterwards doesn't matter.
         gone = folder / f".{secrets.token_hex(8)}"
         target.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
-    elif flat.is_file():
-        flat.unlink()
     else:
         raise NotFound(f"the canvas {canvas!r} has no UDF called {name!r}")
+
+
+def _is_one_file(folder: Path, udf: Posted) -> bool:
+    """Whether a UDF needs nothing but its source: its modules are the canvas's own, and its code says all
+    of its parameters."""
+    for module, text in udf.modules.items():
+        path = folder / f"{module.replace('.', '/')}.py"
+        try:
+            if path.read_text("utf-8-sig") != text:
+                return False
+        except (OSError, ValueError):
+            return False
+    return _stored(udf.parameters) == _stored(read(udf.code, udf.entry).defaults)
 
 
 def _canvas_folder(workspace: Path, name: str) -> Path:

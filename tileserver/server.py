@@ -125,7 +125,7 @@ async def run_once(
             sources = pipeline.make_sources(settings)
             services = Services(settings, access, catalog, Cache(), pool, vault, sources)
             call = await _call(canvas, name, address, query, services)
-            return await pool.run(call.job(), call.bundle, pipeline.answers_of(call, services))
+            return await pool.run(call.job(), call.bundle, pipeline.answers_of(call, services, []))
 
 
 async def _call(canvas: str, name: str, address: Address, query: QueryItems, services: Services) -> Call:

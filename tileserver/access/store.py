@@ -21,6 +21,7 @@ Clock = Callable[[], float]
 
 MAX_METADATA: Final = 64 * 1024  # characters of JSON
 
+_PASSCODE: Final = "a passcode is printable ASCII without spaces at its ends, and not empty"
 _SECRET_LENGTH: Final = 40
 _ID_LENGTH: Final = 10
 
@@ -59,7 +60,7 @@ class Store:
         if passcode is not None and team:
             raise BadRequest("a canvas is shared with a passcode or with the team, not with both")
         if passcode is not None and not fits_header(passcode):
-            raise BadRequest("a passcode is printable ASCII without spaces at its ends, and not empty")
+            raise BadRequest(_PASSCODE)
         salt = secrets.token_bytes(16) if passcode is not None else None
         hashed = self._passcode_hash(salt, passcode) if salt is not None and passcode is not None else None
         listed = None if udfs is None else json.dumps(sorted(udfs))
@@ -81,6 +82,43 @@ class Store:
                 "DELETE FROM sessions WHERE share = (SELECT token_hash FROM shares WHERE canvas = ?)",
                 (canvas,),
             )
+        return self._share_of(canvas)
+
+    def change_share(
+        self,
+        canvas: str,
+        *,
+        team: bool | None = None,
+        passcode: str | None = None,
+        code: bool | None = None,
+        caching: bool | None = None,
+    ) -> Share:
+        """Change what is given of how a canvas is shared, and leave the rest; an empty passcode takes it
+        away, and the team needs none. Sessions end where somebody else may enter from now on.
+
+        :raises NotFound: when it isn't shared.
+        :raises BadRequest: for a passcode that no header can carry.
+        """
+        row = next(iter(self._state.rows("SELECT * FROM shares WHERE canvas = ?", canvas)), None)
+        if row is None:
+            raise NotFound(f"canvas {canvas!r} is not shared")
+        if passcode and not fits_header(passcode):
+            raise BadRequest(_PASSCODE)
+        is_team = bool(row["team"]) if team is None else team
+        salt, hashed = row["passcode_salt"], row["passcode_hash"]
+        if is_team or passcode == "":
+            salt = hashed = None
+        elif passcode is not None:
+            salt = secrets.token_bytes(16)
+            hashed = self._passcode_hash(salt, passcode)
+        with self._state.transaction() as database:
+            database.execute(
+                "UPDATE shares SET team = ?, passcode_salt = ?, passcode_hash = ?, code = coalesce(?, code),"
+                " caching = coalesce(?, caching) WHERE canvas = ?",
+                (is_team, salt, hashed, code, caching, canvas),
+            )
+            if (is_team, salt) != (bool(row["team"]), row["passcode_salt"]):
+                database.execute("DELETE FROM sessions WHERE share = ?", (row["token_hash"],))
         return self._share_of(canvas)
 
     def unshare(self, canvas: str) -> None:
@@ -108,6 +146,11 @@ class Store:
     def shares(self) -> list[Share]:
         """Every shared canvas, expired ones included, by name."""
         return [self._share(row) for row in self._state.rows("SELECT * FROM shares ORDER BY canvas")]
+
+    def share_of(self, canvas: str) -> Share | None:
+        """How a canvas is shared; None when it isn't, or was until some time."""
+        rows = self._state.rows("SELECT * FROM shares WHERE canvas = ?", canvas)
+        return self._share(rows[0]) if rows and not self._expired(rows[0]) else None
 
     # -- tokens of one UDF
 

@@ -48,6 +48,11 @@ class Identity:
         """The token's name, where it is an address: there are no accounts."""
         return self.name if _EMAIL.fullmatch(self.name) else None
 
+    @property
+    def shown(self) -> Mapping[str, str]:
+        """What a UDF may see of the holder, as a header."""
+        return {} if self.email is None else {"fused-share-user-email": self.email}
+
     def may_use(self, canvas: str) -> bool:
         return self.canvases is None or canvas in self.canvases
 

@@ -9,9 +9,10 @@ from tileserver.cli.machine import cache_group, doctor
 from tileserver.cli.serving import demo, init, serve
 from tileserver.cli.tokens import shared_token_group, token_group
 from tileserver.cli.udfs import udf_group
+from tileserver.cli.vault import secret_group
 
 for _part in (
-    *(serve, demo, init, canvas_group, udf_group, token_group, shared_token_group),
+    *(serve, demo, init, canvas_group, udf_group, token_group, shared_token_group, secret_group),
     *(cache_group, doctor),
 ):
     main.add_command(_part)

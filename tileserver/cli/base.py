@@ -15,9 +15,11 @@ import click
 
 from tileserver import __version__, settings
 from tileserver.access import Access, Share
+from tileserver.catalog import Catalog
 from tileserver.errors import TileServerError, UdfError
 from tileserver.settings import Settings
 from tileserver.units import parse_duration
+from tileserver.vault import stored_secrets
 
 Function: TypeAlias = Callable[..., Any]
 
@@ -150,6 +152,11 @@ def access_of(chosen: Settings) -> Access:
     :raises ConfigurationError: when its state can't be used.
     """
     return Access(chosen.state_dir)
+
+
+def catalog_of(chosen: Settings) -> Catalog:
+    """The canvases of the workspace, with their secrets."""
+    return Catalog(chosen.workspace, stored_secrets(chosen.state_dir))
 
 
 def share_row(chosen: Settings, share: Share) -> dict[str, Any]:

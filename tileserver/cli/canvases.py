@@ -6,8 +6,17 @@ from pathlib import Path
 
 import click
 
-from tileserver.catalog import Catalog
-from tileserver.cli.base import CONTEXT, access_of, command, duration, load, share_row, show, table
+from tileserver.cli.base import (
+    CONTEXT,
+    access_of,
+    catalog_of,
+    command,
+    duration,
+    load,
+    share_row,
+    show,
+    table,
+)
 
 
 @click.group("canvas", context_settings=CONTEXT)
@@ -27,7 +36,7 @@ def canvas_list(workspace: Path, as_json: bool) -> None:
     chosen = load(workspace)
     shares = {share.canvas: share for share in access_of(chosen).shares()}
     rows = []
-    for name in (catalog := Catalog(chosen.workspace)).names():
+    for name in (catalog := catalog_of(chosen)).names():
         found = catalog.load(name)
         shared = share_row(chosen, shares[name]) if name in shares else {}
         counts = {"udfs": len(found.udfs), "problems": len(found.problems)}
@@ -58,7 +67,7 @@ def canvas_share(
     Example: tileserver canvas share city --expires 7d
     """
     chosen = load(workspace)
-    found = Catalog(chosen.workspace).load(name)
+    found = catalog_of(chosen).load(name)
     unknown = [udf for udf in udfs if udf not in found.udfs and udf not in found.broken]
     if unknown:
         known = ", ".join(found.udfs) or "none"

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from tileserver.access import Scope, SharedToken
-from tileserver.catalog import Catalog
 from tileserver.cli.base import (
     CONTEXT,
     access_of,
+    catalog_of,
     command,
     duration,
     load,
@@ -104,7 +104,7 @@ def shared_token_create(address: str, workspace: Path, as_json: bool) -> None:
     """
     chosen = load(workspace)
     canvas, name = split_address(address)
-    udf, _ = Catalog(chosen.workspace).load(canvas).find(name)
+    udf, _ = catalog_of(chosen).load(canvas).find(name)
     row = _shared_row(access_of(chosen).create_shared_token(canvas, udf.name))
     show(as_json, row, row["token"])
 

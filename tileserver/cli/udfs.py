@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from tileserver.catalog import Catalog
-from tileserver.cli.base import CONTEXT, command, load, show, split_address, table
+from tileserver.cli.base import CONTEXT, catalog_of, command, load, show, split_address, table
 from tileserver.errors import UdfError
 from tileserver.protocol import Encoded
 
@@ -31,7 +30,7 @@ def udf_list(canvas: str | None, workspace: Path, as_json: bool) -> None:
 
     Example: tileserver udf list city
     """
-    catalog = Catalog(load(workspace).workspace)
+    catalog = catalog_of(load(workspace))
     rows: list[dict[str, Any]] = []
     for name in [canvas] if canvas else catalog.names():
         found = catalog.load(name)

@@ -60,6 +60,7 @@ class _Worker:
     exited: asyncio.Future[int]
     owner: str | None = None
     bundle: str | None = None
+    environment: Mapping[str, str] | None = None
     runs: int = 0
     last_udf: str = ""
     busy: bool = False
@@ -101,6 +102,7 @@ class LocalPool:
         self._workers: dict[int, _Worker] = {}
         self._forking: dict[int, asyncio.Future[int]] = {}
         self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._environments: dict[str, Mapping[str, str]] = {}
         self._replenishing: asyncio.Task[None] | None = None
         self._tickets = 0
         self._closing = False
@@ -153,6 +155,7 @@ class LocalPool:
     async def run(self, job: Job, bundle: Bundle, answers: Answers | None = None) -> Encoded:
         """See ``Executor.run``."""
         arrived = time.monotonic()
+        self._use_environment(bundle)
         worker = await self._acquire(job)
         started = time.monotonic()
         limit = _time_left(job, started)
@@ -180,7 +183,7 @@ class LocalPool:
             async with asyncio.timeout(limit):
                 if worker.bundle != bundle.id:
                     worker.channel.send({"type": "bundle"}, json.dumps(bundle.to_json()).encode())
-                    worker.bundle = bundle.id
+                    worker.bundle, worker.environment = bundle.id, bundle.environment
                 header, body = await worker.channel.request(
                     {"type": "run"}, json.dumps(job.to_json()).encode(), asking.hear
                 )
@@ -221,6 +224,20 @@ class LocalPool:
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"
         return f"it exited with status {status}"
+
+    def _use_environment(self, bundle: Bundle) -> None:
+        """Retire idle workers that have another environment than this owner has now: libraries keep what
+        they once read of it (connections to object stores with their credentials, for one)."""
+        self._environments[bundle.owner] = bundle.environment
+        for worker in [w for w in self._workers.values() if w.owner == bundle.owner and not w.busy]:
+            if worker.usable and not self._is_current(worker):
+                self._counts["retired"] += 1
+                self._kill(worker)
+
+    def _is_current(self, worker: _Worker) -> bool:
+        if worker.environment is None or worker.owner is None:
+            return True
+        return worker.environment == self._environments.get(worker.owner)
 
     # -- who runs next
 
@@ -290,7 +307,7 @@ class LocalPool:
         worker.busy = False
         if not worker.usable:
             self._discard(worker)
-        elif worker.runs >= _RUNS_BEFORE_RETIRING or self._room() < 0:
+        elif worker.runs >= _RUNS_BEFORE_RETIRING or self._room() < 0 or not self._is_current(worker):
             self._counts["retired"] += 1
             self._kill(worker)
         if not self._closing:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,10 +15,11 @@ from starlette.routing import Route
 
 from tileserver.access import Credentials, Identity, Scope
 from tileserver.canvas import DEFAULT_CANVAS, Canvas
-from tileserver.errors import BadRequest, Forbidden, InvalidBody, NotFound, Unauthorized
+from tileserver.errors import BadRequest, InvalidBody, NotFound
 from tileserver.pipeline import Services
 
 MAX_BODY: Final = 64 * 2**20
+MAX_PAGE: Final = 1000  # rows of one answer
 CLIENT_ID: Final = "local"  # of the one place where UDFs run; any other is accepted, too
 
 Item = TypeVar("Item")
@@ -41,15 +43,24 @@ def identify(request: Request, scope: Scope = "admin", *, canvas: str | None = N
     :raises Unauthorized: without a token.
     :raises Forbidden: with one that doesn't reach that far.
     """
-    credentials = Credentials(authorization=request.headers.get("authorization"))
-    identity = services_of(request).access.identify(credentials)
-    if identity is None:
-        raise Unauthorized("this needs the header Authorization: Bearer <access token>")
-    if scope == "admin" and not identity.is_admin:
-        raise Forbidden("this needs an access token of scope admin")
-    if canvas is not None and not identity.may_use(canvas):
-        raise Forbidden(f"this access token is not for the canvas {canvas!r}")
-    return identity
+    return services_of(request).access.require(credentials_of(request), scope, canvas)
+
+
+def credentials_of(request: Request) -> Credentials:
+    """What the caller shows. A session token opens shared canvases, and nothing of the platform else."""
+    return Credentials(
+        authorization=request.headers.get("authorization"),
+        session_token=request.query_params.get("fused_session_token"),
+        address=request.client.host if request.client else None,
+    )
+
+
+def segments_after(request: Request, marker: str) -> list[str]:
+    """The segments of a path behind a marker, each decoded by itself, so that an encoded slash stays
+    inside."""
+    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    rest = raw.decode("latin-1").partition("?")[0].partition(marker)[2]
+    return [unquote(segment, errors="replace") for segment in rest.strip("/").split("/")]
 
 
 async def body_of(request: Request) -> bytes:
@@ -91,23 +102,41 @@ def text_of(document: dict[str, Any], name: str) -> str | None:
     return value
 
 
+def switch_of(document: dict[str, Any], name: str) -> bool | None:
+    """A field that is true, false or not there.
+
+    :raises InvalidBody: when it is something else.
+    """
+    value = document.get(name)
+    if not isinstance(value, bool | None):
+        raise InvalidBody(("body", name), "is not true or false", "bool_type")
+    return value
+
+
 def answer(content: Any, status: int = 200) -> Response:
     """JSON for whoever asked, and for nobody's cache."""
     return JSONResponse(content, status, {"cache-control": "no-store"})
 
 
-def page(request: Request, items: Sequence[Item]) -> list[Item]:
-    """The part of a list that ``skip`` and ``limit`` of the query ask for.
+def window(request: Request) -> tuple[int, int]:
+    """How many rows of a list the query wants to ``skip``, and its ``limit`` of those that follow.
 
     :raises BadRequest: when they are no whole numbers.
     """
-    try:
-        skip = int(request.query_params.get("skip", "0"))
-        limit = int(request.query_params.get("limit", "100"))
-    except ValueError:
-        raise BadRequest("skip and limit take whole numbers") from None
-    if skip < 0 or limit < 0:
-        raise BadRequest("skip and limit are not negative")
+    numbers = [request.query_params.get(name, default) for name, default in (("skip", "0"), ("limit", "100"))]
+    if not all(number.isascii() and number.isdigit() and len(number) < 10 for number in numbers):
+        raise BadRequest("skip and limit take whole numbers of at most 9 digits")
+    skip, limit = (int(number) for number in numbers)
+    return skip, min(limit, MAX_PAGE)
+
+
+def page(request: Request, items: Sequence[Item]) -> list[Item]:
+    """The part of a list that ``skip`` and ``limit`` of the query ask for; beyond its end there is nothing,
+    which is how clients know that they have read all of it.
+
+    :raises BadRequest: see ``window``.
+    """
+    skip, limit = window(request)
     return list(items[skip : skip + limit])
 
 
@@ -149,26 +178,39 @@ async def udf_of_id(request: Request, identity: Identity, wanted: str) -> tuple[
 
 
 async def udf_of_name(
-    request: Request, identity: Identity, name: str, places: Sequence[str | None]
+    request: Request, identity: Identity, name: str, *, collection: str, owner: str | None
 ) -> tuple[Canvas, str]:
-    """The canvas and the name of a UDF, from the first of these places that has it. The canvas ``default``,
-    which clients name when their user named none, also stands for the only canvas that has it.
+    """The canvas and the name of a UDF that a collection and its owner name (see ``choose``).
 
     :raises NotFound: when there is none, or more than one to choose from.
     """
     candidates = [canvas for canvas in await canvases_of(request, identity) if name in canvas.udfs]
-    for place in places:
-        for canvas in candidates:
-            if canvas.name == place:
-                return canvas, name
-    if DEFAULT_CANVAS not in places or not candidates:
-        raise NotFound(f"no UDF called {name!r} in the canvas {places[0]!r}")
+    return choose(request, candidates, name, collection=collection, owner=owner), name
+
+
+def choose(
+    request: Request, candidates: Sequence[Canvas], name: str, *, collection: str, owner: str | None
+) -> Canvas:
+    """The canvas that is meant, of those that have a UDF of this name. Clients name the collection
+    ``default`` when their user named none: that is the canvas which has the owner's name, else the canvas
+    ``default``, else the only candidate.
+
+    :raises NotFound: when there is none, or more than one to choose from.
+    """
+    place = collection
+    if collection == DEFAULT_CANVAS and owner and owner in services_of(request).catalog.names():
+        place = owner
+    for canvas in candidates:
+        if canvas.name == place:
+            return canvas
+    if place != DEFAULT_CANVAS or not candidates:
+        raise NotFound(f"no UDF called {name!r} in the canvas {place!r}")
     if len(candidates) > 1:
         names = ", ".join(canvas.name for canvas in candidates)
         raise NotFound(f"several canvases have a UDF called {name!r}; name one of them: {names}")
-    return candidates[0], name
+    return candidates[0]
 
 
 def email_of(identity: Identity) -> str:
     """An address for the holder of a token: there are no accounts, so its name has to do."""
-    return identity.name if "@" in identity.name else f"{identity.id}@localhost"
+    return identity.email or f"{identity.id}@localhost"

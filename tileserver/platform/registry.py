@@ -1,17 +1,17 @@
-"""UDFs and canvases: what ``fused.load`` reads and ``udf.to_fused`` writes."""
+"""UDFs: what ``fused.load`` reads and ``udf.to_fused`` writes."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tileserver.access import Credentials, Share
+from tileserver import pipeline
 from tileserver.canvas import DEFAULT_CANVAS, Canvas
-from tileserver.errors import BadRequest, Forbidden, InvalidBody, UnknownUdf
+from tileserver.errors import BadRequest, Forbidden, InvalidBody, NotFound, UnknownUdf
+from tileserver.paths import readings
 from tileserver.platform.common import (
     CLIENT_ID,
     Delete,
@@ -21,10 +21,12 @@ from tileserver.platform.common import (
     canvas_id,
     canvas_of_id,
     canvases_of,
+    credentials_of,
     email_of,
     identify,
     object_of,
     page,
+    segments_after,
     services_of,
     text_of,
     udf_id,
@@ -33,7 +35,7 @@ from tileserver.platform.common import (
 )
 from tileserver.posted import Posted, parse_udf
 from tileserver.protocol import Foreign, Json
-from tileserver.saving import delete_udf, save_canvas, save_udf
+from tileserver.saving import delete_udf, save_udf
 from tileserver.signature import BrokenSource, NotAUdf, read
 
 
@@ -68,14 +70,16 @@ async def instances(request: Request) -> Response:
 
 
 async def udf_by_token(request: Request) -> Response:
-    """The source of a shared UDF, for tokens that let their holders read it. Needs no access token."""
+    """The source of a shared UDF, for tokens that let their holders read it, and names in their place. Needs
+    no access token."""
     services = services_of(request)
-    share, _, name = request.path_params["token"].partition("/")
-    credentials = Credentials(authorization=request.headers.get("authorization"))
-    grant = services.access.grant(share, credentials)
-    found = await services.catalog.resolve(grant.canvas, grant.udf or name)
+    candidates = readings(segments_after(request, "/udf/shared/by-token/"))
+    reading, grant = await pipeline.admit(candidates, credentials_of(request), services)
+    if reading.tail or (grant.udf is not None and reading.name is not None):
+        raise NotFound("the source of a UDF is at by-token/TOKEN/NAME, without anything after it")
+    found = await services.catalog.resolve(grant.canvas, grant.udf or reading.name or "")
     if not grant.reaches(found.udf.name) or found.extension is not None:
-        raise UnknownUdf(f"no UDF called {name!r} here")
+        raise UnknownUdf(f"no UDF called {reading.name!r} here")
     if not grant.may_read_code:
         raise Forbidden("this token does not let its holders read the code; run the UDF instead")
     return answer(_udf_object(await services.catalog.canvas(grant.canvas), found.udf.name))
@@ -83,8 +87,10 @@ async def udf_by_token(request: Request) -> Response:
 
 async def udf_by_name(request: Request) -> Response:
     """A UDF by its canvas and name, or by the name of a canvas in the place of its owner."""
-    places = (request.path_params["collection"], request.path_params.get("owner"))
-    found = await udf_of_name(request, identify(request), request.path_params["slug"], places)
+    asked = request.path_params
+    found = await udf_of_name(
+        *(request, identify(request), asked["slug"]), collection=asked["collection"], owner=asked.get("owner")
+    )
     return answer(_udf_object(*found))
 
 
@@ -200,10 +206,23 @@ async def _save(
     if not isinstance(body, str):
         raise InvalidBody(("body", "udf_body"), "is not JSON text", "string_type")
     udf: Posted = parse_udf(body)
+    _check_source(udf)
     slug = text_of(document, "slug") or name or udf.name
     services = services_of(request)
     save_udf(services.settings.workspace, canvas, slug, udf, replace=replace)
     return answer(_udf_object(services.catalog.load(canvas), slug))
+
+
+def _check_source(udf: Posted) -> None:
+    """Let pass what a canvas can serve; what it can't isn't written.
+
+    :raises InvalidBody: with the reason, and the line where there is one.
+    """
+    try:
+        read(udf.code, udf.entry)
+    except (NotAUdf, BrokenSource) as error:
+        line = f" (line {error.lineno})" if isinstance(error, BrokenSource) and error.lineno else ""
+        raise InvalidBody(("body", "udf_body", "code"), f"{error}{line}", "value_error") from None
 
 
 async def delete(request: Request) -> Response:
@@ -211,90 +230,6 @@ async def delete(request: Request) -> Response:
     gone = _udf_object(canvas, name)
     delete_udf(services_of(request).settings.workspace, canvas.name, name)
     return answer(gone)
-
-
-# -- canvases
-
-
-async def canvases(request: Request) -> Response:
-    identity = identify(request, "run")
-    found = page(request, await canvases_of(request, identity))
-    return answer([_canvas_object(request, canvas) for canvas in found])
-
-
-async def canvas_by_name(request: Request) -> Response:
-    identity = identify(request, "run")
-    return answer(_canvas_object(request, await canvas_of_id(request, identity, request.path_params["name"])))
-
-
-async def new_canvas(request: Request) -> Response:
-    """A new canvas, shared at once under the conditions asked for: for the team, when none are."""
-    document = await object_of(request)
-    name = text_of(document, "name") or ""
-    identify(request, canvas=name)
-    save_canvas(services_of(request).settings.workspace, name)
-    _share(request, name, document)
-    return answer(_canvas_object(request, services_of(request).catalog.load(name)))
-
-
-async def change_canvas(request: Request) -> Response:
-    """Another passcode or access scope; a canvas keeps its name, which its UDFs' addresses need."""
-    canvas = await canvas_of_id(request, identify(request), request.path_params["id"])
-    document = await object_of(request)
-    if (text_of(document, "name") or canvas.name) != canvas.name:
-        raise InvalidBody(("body", "name"), "a canvas keeps its name", "value_error")
-    _share(request, canvas.name, document)
-    return answer(_canvas_object(request, canvas))
-
-
-def _share(request: Request, canvas: str, document: dict[str, Any]) -> None:
-    passcode = text_of(document, "passcode")
-    scope = text_of(document, "access_scope") or "team"
-    if scope not in {"public", "team"}:
-        raise InvalidBody(("body", "access_scope"), "takes public or team", "value_error")
-    services_of(request).access.share(canvas, passcode=passcode, team=scope == "team" and passcode is None)
-
-
-async def share_canvas(request: Request) -> Response:
-    """Share a canvas, for the team unless it was shared otherwise; ``new_token`` ends its old token."""
-    canvas = await canvas_of_id(request, identify(request), request.query_params.get("collection_id", ""))
-    access = services_of(request).access
-    if _shared(request, canvas.name) is None:
-        access.share(canvas.name, team=True)
-    elif request.query_params.get("new_token", "").lower() == "true":
-        access.rotate(canvas.name)
-    return answer(_canvas_object(request, canvas))
-
-
-async def unshare_canvas(request: Request) -> Response:
-    canvas = await canvas_of_id(request, identify(request), request.query_params.get("collection_id", ""))
-    services_of(request).access.unshare(canvas.name)
-    return answer(_canvas_object(request, canvas))
-
-
-def _shared(request: Request, canvas: str) -> Share | None:
-    return next((s for s in services_of(request).access.shares() if s.canvas == canvas), None)
-
-
-def _canvas_object(request: Request, canvas: Canvas) -> dict[str, Json]:
-    """A canvas as the client reads it. Its token is for administrators; a passcode can't be read again."""
-    share = _shared(request, canvas.name)
-    shown = share is not None and identify(request, "run").is_admin
-    return {
-        "id": canvas_id(canvas.name),
-        "name": canvas.name,
-        "access_scope": "team" if share is None or share.level == "team" else "public",
-        "last_updated": _time(share.created if share else 0.0),
-        "allow_public_read": share is not None and share.code,
-        "share_token": share.token if share is not None and shown else None,
-        "share_client_id": CLIENT_ID if share is not None else None,
-        "passcode": None,
-        "udfs": list[Json](sorted(canvas.udfs)),
-    }
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 _BY_NAME: Final = "by-collection/{collection}/by-slug/{slug}"
@@ -315,15 +250,4 @@ ROUTES: Final = (
     Post("/udf/new", save_new),
     Post("/udf/by-id/{id}", save_again),
     Delete("/udf/by-id/{id}", delete),
-    Get("/collection/self", canvases),
-    Get("/collection/self/lite", canvases),
-    Get("/collection/exec-env", canvases),
-    Get("/collection/exec-env/lite", canvases),
-    Get("/collection/by-name/{name}", canvas_by_name),
-    Get("/collection/exec-env/by-slug/{name}", canvas_by_name),
-    Get("/collection/by-id/{name}", canvas_by_name),
-    Post("/collection/new", new_canvas),
-    Post("/collection/by-id/{id}", change_canvas),
-    Post("/collection/share", share_canvas),
-    Post("/collection/unshare", unshare_canvas),
 )

@@ -18,6 +18,7 @@ from tileserver.tiles import parse
 
 # The client gives up on one request after 5 seconds.
 WAIT: Final = 2.0
+MAX_RUN_ID: Final = 200
 
 Outcome = tuple[Call, Answer]
 
@@ -32,7 +33,7 @@ def make_runs() -> Runs[Outcome]:
 async def run_posted(request: Request) -> Response:
     """Run the UDF of the body, and answer with its result."""
     identity, call = await _posted_call(request)
-    run_id = request.headers.get("fused-run-id")
+    run_id = _run_id(request)
     if run_id is None:
         return _respond(request, identity, (call, await pipeline.answer(call, services_of(request))))
     outcome = await _start(request, identity, run_id, call, wait=call.time_limit * 2)
@@ -42,7 +43,7 @@ async def run_posted(request: Request) -> Response:
 async def start_posted(request: Request) -> Response:
     """Start it; with the result where that comes at once, else to be asked for by the run's id."""
     identity, call = await _posted_call(request)
-    run_id = request.headers.get("fused-run-id")
+    run_id = _run_id(request)
     if run_id is None:
         raise BadRequest("a run that is started needs the header Fused-Run-Id, to be asked for later")
     return _respond(request, identity, await _start(request, identity, run_id, call, wait=WAIT))
@@ -54,6 +55,14 @@ async def get_run(request: Request) -> Response:
     request.state.facts["route"] = "get_run"
     key = (identity.id, request.path_params["run_id"])
     return _respond(request, identity, await _runs(request).get(key, wait=WAIT))
+
+
+def _run_id(request: Request) -> str | None:
+    """The caller's own id of a run: a run of one id starts once, however often it is posted."""
+    run_id = request.headers.get("fused-run-id")
+    if run_id is not None and not 1 <= len(run_id) <= MAX_RUN_ID:
+        raise BadRequest(f"Fused-Run-Id has 1 to {MAX_RUN_ID} characters, not {len(run_id)}")
+    return run_id
 
 
 async def _start(
@@ -79,7 +88,7 @@ async def _posted_call(request: Request) -> tuple[Identity, Call]:
         address,
         parse_query(request.scope["query_string"]),
         services_of(request),
-        Caller.of(request.headers.items(), {}),
+        Caller.of(request.headers.items(), identity.shown),
     )
     facts |= {"canvas": call.bundle.canvas or None, "udf": call.udf.name}
     return identity, call
@@ -125,5 +134,5 @@ ROUTES: Final = (
     Get(f"{_RUN}/get/{{run_id}}", get_run),
 )
 
-# At the root of the server itself.
-SHARED_ROUTES: Final = (Post("/run/udf", run_posted), Post(f"/run/udf{_TILE}", run_posted))
+# Below ``/run`` of the server itself.
+SHARED_ROUTES: Final = (Post("/udf", run_posted), Post(f"/udf{_TILE}", run_posted))
