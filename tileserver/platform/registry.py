@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -157,7 +158,7 @@ async def save_again(request: Request) -> Response:
     renamed = (text_of(document, "slug") or name) != name
     response = await _save(request, canvas.name, document, replace=not renamed, name=name)
     if renamed:
-        delete_udf(services_of(request).settings.workspace, canvas.name, name)
+        _remove(request, canvas.name, name)
     return response
 
 
@@ -178,8 +179,15 @@ async def _save(
 async def delete(request: Request) -> Response:
     canvas, name = await udf_of_id(request, identify(request), request.path_params["id"])
     gone = _udf_object(canvas, name)
-    delete_udf(services_of(request).settings.workspace, canvas.name, name)
+    _remove(request, canvas.name, name)
     return answer(gone)
+
+
+def _remove(request: Request, canvas: str, name: str) -> None:
+    services = services_of(request)
+    delete_udf(services.settings.workspace, canvas, name)
+    with suppress(UnknownUdf):  # its folder was a canvas by this UDF alone
+        services.catalog.load(canvas)
 
 
 # -- canvases

@@ -99,7 +99,8 @@ def response(found: Classified) -> tuple[bytes, str, dict[str, Any]]:
 def bundle(found: Classified, job: Job) -> Encoding:
     """A zip with a member for each key and ``meta.json``: ``{"files": {member: {"content_type": …}}}``.
 
-    A member is named as its key, which clients read it by, but for what could lead out of a folder. Tables are
+    A member is named as its key, which clients read it by, but for what could lead out of a folder. Tables
+    are
     (Geo)Parquet, arrays NPY, georeferenced rasters GeoTIFF, text HTML, images and responses their own type,
     dicts with any of these zip, all else JSON.
 
