@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -136,6 +136,13 @@ def _udf_object(canvas: Canvas, name: str) -> dict[str, Json]:
     }
 
 
+def _remove(request: Request, canvas: str, name: str) -> None:
+    services = services_of(request)
+    delete_udf(services.settings.workspace, canvas, name)
+    with contextlib.suppress(UnknownUdf):  # its folder was a canvas by this UDF alone
+        services.catalog.load(canvas)
+
+
 # -- saving
 
 
@@ -181,13 +188,6 @@ async def delete(request: Request) -> Response:
     gone = _udf_object(canvas, name)
     _remove(request, canvas.name, name)
     return answer(gone)
-
-
-def _remove(request: Request, canvas: str, name: str) -> None:
-    services = services_of(request)
-    delete_udf(services.settings.workspace, canvas, name)
-    with suppress(UnknownUdf):  # its folder was a canvas by this UDF alone
-        services.catalog.load(canvas)
 
 
 # -- canvases
