@@ -31,10 +31,9 @@ WAYS = pytest.mark.parametrize("way", ["token", "object"])
 
 
 def stories() -> list[str]:
-    """The public functions of ``scenarios.py``, which only the client's interpreter can import."""
-    tree = ast.parse((FOLDER / "scenarios.py").read_text())
-    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return [name for name in names if not name.startswith("_") and name != "cases"]
+    """The functions of two modules, which only the client's interpreter can import."""
+    trees = [ast.parse((FOLDER / f"{module}.py").read_text()) for module in ("running", "keeping")]
+    return [node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
 def client(script: Path, home: Path, *, token: str, stdin: str) -> subprocess.CompletedProcess[str]:
@@ -145,7 +144,7 @@ def test_error_is_the_engines(told: dict[str, Any], way: str, name: str) -> None
 
 @pytest.mark.parametrize("name", stories())
 def test_story(told: dict[str, Any], name: str) -> None:
-    """Running, loading, saving, sharing: each as the docstring in ``scenarios.py`` says."""
+    """Running, loading, saving, sharing: each as the docstring in ``running.py`` or ``keeping.py`` says."""
     passed(told, f"story-{name}")
 
 

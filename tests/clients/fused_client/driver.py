@@ -11,6 +11,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,12 +37,23 @@ sys.addaudithook(watch)
 
 import calls
 import fused
+import keeping
 import results
-import scenarios
+import running
 
 fused.options.base_url = f"{PLACE['url']}/server/v1"
 fused.options.shared_udf_base_url = PLACE["url"]
 fused.options.local_engine_cache = False  # each result is made by its own UDF
+
+
+def stories(module: ModuleType) -> dict[str, Callable[[], None]]:
+    """The public functions of a module, each with a look at where things are."""
+    at = SimpleNamespace(**PLACE, city=PLACE["tokens"]["city"])
+    return {
+        f"story-{name}": partial(story, at)
+        for name, story in vars(module).items()
+        if isinstance(story, FunctionType) and story.__module__ == module.__name__
+    }
 
 
 def attempt(case: Callable[[], None]) -> str | None:
@@ -54,7 +67,7 @@ def attempt(case: Callable[[], None]) -> str | None:
 warnings.simplefilter("ignore")
 answer = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # for what UDFs print here
-cases = {**results.cases(PLACE), **calls.cases(PLACE), **scenarios.cases(PLACE)}
+cases = {**results.cases(PLACE), **calls.cases(PLACE), **stories(running), **stories(keeping)}
 told = {"version": fused.__version__, "file": fused.__file__}
 told["cases"] = {name: attempt(case) for name, case in cases.items()}
 told["elsewhere"] = elsewhere

@@ -1,17 +1,11 @@
-"""Cases that are stories: each public function is one, and its docstring says what holds."""
+"""Stories of running UDFs: each public function is one, and its docstring says what holds."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import sys
+import asyncio
 import tempfile
 import time
-import types
 import uuid
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,59 +14,7 @@ import numpy as np
 import pandas as pd
 import requests
 from compare import assert_same
-from fused._global_api import get_api
-
-
-def cases(place: dict[str, Any]) -> dict[str, Callable[[], None]]:
-    at = types.SimpleNamespace(**place, city=place["tokens"]["city"])
-    module = sys.modules[__name__]
-    stories = {
-        name: story
-        for name, story in vars(module).items()
-        if isinstance(story, types.FunctionType)
-        and story.__module__ == __name__
-        and not name.startswith("_")
-        and name != "cases"
-    }
-    return {f"story-{name}": partial(story, at) for name, story in stories.items()}
-
-
-_DOUBLE = """
-@fused.udf
-def udf(n: int = 1):
-    import pandas as pd
-    return pd.DataFrame({"n": [n], "twice": [n * 2]})
-"""
-
-
-@contextlib.contextmanager
-def _raises(kind: type[Exception], part: str) -> Iterator[None]:
-    try:
-        yield
-    except kind as error:
-        assert part in str(error), f"{error} has no {part!r}"
-    else:
-        raise AssertionError(f"no {kind.__name__} was raised")
-
-
-@contextlib.contextmanager
-def _as(token: str) -> Iterator[None]:
-    """With another access token."""
-    kept = os.environ["FUSED_AUTH_TOKEN"]
-    os.environ["FUSED_AUTH_TOKEN"] = token
-    try:
-        yield
-    finally:
-        os.environ["FUSED_AUTH_TOKEN"] = kept
-
-
-def _shown(call: Callable[[], Any]) -> str:
-    """What a call prints to standard output."""
-    page = io.StringIO()
-    with contextlib.redirect_stdout(page):
-        call()
-    return page.getvalue()
-
+from telling import DOUBLE, holding, raises, shown
 
 # -- running
 
@@ -97,14 +39,14 @@ def run_by_polling_takes_longer_than_a_request(at: Any) -> None:
 
 def run_without_polling(at: Any) -> None:
     """One request gives the same result."""
-    udf = fused.load(_DOUBLE)
+    udf = fused.load(DOUBLE)
 
     assert_same(fused.run(udf, n=4, _use_polling=False), fused.run(udf, n=4, engine="local"))
 
 
 def run_by_calling(at: Any) -> None:
     """A UDF of the client is called as a function; positional arguments are named."""
-    udf = fused.load(_DOUBLE)
+    udf = fused.load(DOUBLE)
 
     assert udf(5)["twice"].tolist() == [10]
     assert udf(n=6)["twice"].tolist() == [12]
@@ -116,7 +58,7 @@ def run_decorated_function(at: Any) -> None:
 
     assert divided(by=2) == [0.0, 0.5, 1.0]
     local = fused.run(divided, by=0, engine="local", _return_response=True)
-    with _raises(fused.types.UdfRuntimeError, f"in line {local.error_lineno}:\nZeroDivisionError"):
+    with raises(fused.types.UdfRuntimeError, f"in line {local.error_lineno}:\nZeroDivisionError"):
         divided(by=0)
 
 
@@ -143,9 +85,7 @@ def run_with_several_functions(at: Any) -> None:
 
 def run_asynchronously(at: Any) -> None:
     """The asynchronous client gets the same tables."""
-    import asyncio
-
-    udf = fused.load(_DOUBLE)
+    udf = fused.load(DOUBLE)
 
     assert_same(asyncio.run(fused.run_async(udf, n=3)), fused.run(udf, n=3, engine="local"))
 
@@ -180,12 +120,12 @@ def unknown_arguments_are_the_clients_to_refuse(at: Any) -> None:
 # -- what runs tell
 
 
-def prints_are_shown(at: Any) -> None:
+def prints_areshown(at: Any) -> None:
     """What a UDF prints appears where the caller asks for it."""
     udf = fused.load("@fused.udf\ndef udf():\n    print('said é')\n    return 1\n")
 
-    assert "said é\n" in _shown(lambda: fused.run(udf, verbose=True))
-    assert _shown(lambda: fused.run(udf, verbose=False)) == ""
+    assert "said é\n" in shown(lambda: fused.run(udf, verbose=True))
+    assert shown(lambda: fused.run(udf, verbose=False)) == ""
     assert fused.run(f"{at.city}/talks", _return_response=True).stdout == "talks\n"
 
 
@@ -209,7 +149,7 @@ def cached_results_say_so(at: Any) -> None:
 
     assert (first.is_cached, second.is_cached, fresh.is_cached) == (False, True, False)
     assert second.data == first.data and second.stdout == first.stdout != fresh.stdout
-    assert "returned cached result" in _shown(lambda: fused.run(f"{at.city}/counted", n=number, verbose=True))
+    assert "returned cached result" in shown(lambda: fused.run(f"{at.city}/counted", n=number, verbose=True))
 
 
 def cached_objects_say_so(at: Any) -> None:
@@ -225,13 +165,13 @@ def cached_objects_say_so(at: Any) -> None:
 
 def time_limit_is_its_own_error(at: Any) -> None:
     """A run over its time limit raises the client's timeout error."""
-    with _raises(fused.types.UdfTimeoutError, "longer than its limit of 1 s"):
+    with raises(fused.types.UdfTimeoutError, "longer than its limit of 1 s"):
         fused.run(f"{at.city}/endless", x=0, y=0, z=0)
 
 
 def syntax_error_names_its_line(at: Any) -> None:
     """Source that can't be parsed fails as the engine's would, with the line."""
-    with _raises(fused.types.UdfRuntimeError, "in line 3:\nSyntaxError"):
+    with raises(fused.types.UdfRuntimeError, "in line 3:\nSyntaxError"):
         fused.run(f"{at.city}/unparsed")
 
 
@@ -248,9 +188,9 @@ def unknown_tokens_and_names_are_not_found(at: Any) -> None:
 
 def wrong_access_token_is_refused(at: Any) -> None:
     """An access token that isn't known runs nothing, and doesn't get in the way of a share token."""
-    with _as("nobody"):
-        with _raises(requests.HTTPError, "access token"):
-            fused.run(fused.load(_DOUBLE))
+    with holding("nobody"):
+        with raises(requests.HTTPError, "access token"):
+            fused.run(fused.load(DOUBLE))
         assert fused.run(f"{at.city}/greeting", name="Ada") == {"hello": "Ada"}
 
 
@@ -281,7 +221,7 @@ def nested_runs_by_object(at: Any) -> None:
 
 def submit_collects_a_table(at: Any) -> None:
     """A run for each argument, and one table of all."""
-    udf = fused.load(_DOUBLE)
+    udf = fused.load(DOUBLE)
     remote = fused.submit(udf, [1, 2, 3], cache=False)
     local = fused.submit(udf, [1, 2, 3], engine="local", cache=False)
 
@@ -310,215 +250,14 @@ def submit_tells_errors(at: Any) -> None:
 
 def map_runs_asynchronously(at: Any) -> None:
     """``udf.map`` gives a pool whose table is the same as the engine's."""
-    udf = fused.load(_DOUBLE)
+    udf = fused.load(DOUBLE)
 
     remote, local = udf.map([1, 2, 3], cache=False), udf.map([1, 2, 3], engine="local", cache=False)
 
     pd.testing.assert_frame_equal(remote.df(), local.df())
 
 
-# -- loading
-
-
-def load_by_token(at: Any) -> None:
-    """A token that lets its holders read the code loads the source as it is."""
-    udf = fused.load(f"{at.city}/greeting")
-
-    assert udf.code == at.files["city/greeting.py"]
-    assert (udf.name, udf.collection_name, udf.entrypoint) == ("greeting", "city", "udf")
-    assert udf.GREETING == "Hello"
-    assert fused.run(udf, name="Ada", engine="local") == fused.run(udf, name="Ada") == {"hello": "Ada"}
-
-
-def load_without_the_right_to(at: Any) -> None:
-    """Without that right the client says to run it instead; it runs. Administrators have it."""
-    with _as(at.runner):
-        with _raises(ValueError, "You may want to call `run` instead of `load`"):
-            fused.load(f"{at.closed}/secretive")
-        assert fused.run(f"{at.closed}/secretive") == "ran"
-    assert fused.load(f"{at.closed}/secretive").name == "secretive"
-
-
-def load_by_name(at: Any) -> None:
-    """A name is looked for in the canvas called default, and in one that the caller names."""
-    assert fused.load("greeting", collection_name="city").code == at.files["city/greeting.py"]
-    for owner in ("me@example.com", "team", "me"):
-        assert fused.load(f"{owner}/greeting").code == at.files["city/greeting.py"]
-    with _raises(requests.HTTPError, "nowhere"):
-        fused.load("nowhere")
-
-
-def load_by_id(at: Any) -> None:
-    """The id of a loaded UDF loads it again."""
-    udf = fused.load("greeting", collection_name="city")
-
-    assert fused.load(udf.metadata["fused:id"]).code == udf.code
-
-
-def load_with_modules(at: Any) -> None:
-    """The modules of a UDF come with it, and its old attribute for them."""
-    udf = fused.load(f"{at.city}/with_utils")
-
-    assert udf.utils.seven() == 7
-    assert fused.run(udf) == fused.run(udf, engine="local") == 7
-
-
-def load_asynchronously(at: Any) -> None:
-    """The asynchronous client loads the same."""
-    import asyncio
-
-    assert asyncio.run(fused.load_async("me@example.com/greeting")).code == at.files["city/greeting.py"]
-
-
-# -- saving
-
-
-def save_and_load(at: Any) -> None:
-    """A saved UDF is loaded and run by its name, under the function's new name."""
-    code = "@fused.udf\ndef area(side: float = 2):\n    return side**2\n"
-    udf = _named(code, "saved_area")
-
-    udf.to_fused()
-
-    again = fused.load("saved_area")
-    assert again.entrypoint == "udf" and again.metadata["fused:id"] == udf.metadata["fused:id"]
-    assert fused.run("saved_area", side=3) == 9.0
-    assert fused.run("saved_area", side=3, engine="local") == 9.0
-
-
-def save_again(at: Any) -> None:
-    """Saving over a UDF needs to be asked for, unless it is the very same one."""
-    first = _named("@fused.udf\ndef udf():\n    return 1\n", "saved_twice").to_fused()
-    other = _named("@fused.udf\ndef udf():\n    return 2\n", "saved_twice")
-
-    with _raises(ValueError, "Use overwrite=True"):
-        other.to_fused()
-    assert fused.run("saved_twice") == 1
-
-    other.to_fused(overwrite=True)
-    assert fused.run("saved_twice") == 2
-    first.code = first.code.replace("1", "3")
-    first.to_fused()
-    assert fused.run("saved_twice") == 3
-
-
-def save_into_a_canvas(at: Any) -> None:
-    """A canvas that isn't there is made when that is asked for."""
-    udf = _named("@fused.udf\ndef udf():\n    return 'here'\n", "placed")
-
-    with _raises(ValueError, "not found"):
-        udf.to_fused(collection_name="new_canvas")
-    udf.to_fused(collection_name="new_canvas", create_collection=True)
-
-    assert udf.collection_name == "new_canvas"
-    assert fused.load("placed", collection_name="new_canvas").code == udf.code
-
-
-def delete_a_saved_udf(at: Any) -> None:
-    """A deleted UDF is gone."""
-    udf = _named("@fused.udf\ndef udf():\n    return 1\n", "short_lived").to_fused()
-
-    udf.delete_saved()
-
-    with _raises(requests.HTTPError, "short_lived"):
-        fused.load("short_lived")
-
-
-def list_saved_udfs(at: Any) -> None:
-    """The list of UDFs ends, whatever the size of its pages."""
-    assert {"city/greeting", "city/places", "values/int"} <= fused.api.get_udfs().keys()
-    assert fused.api.get_udfs(whose="public") == {}
-
-
-def _named(code: str, name: str) -> Any:
-    udf = fused.load(code)
-    udf.name = name
-    return udf
-
-
-# -- sharing
-
-
-def share_one_udf(at: Any) -> None:
-    """A token of a saved UDF runs it, until it is switched off or deleted."""
-    udf = _named("@fused.udf\ndef udf(n: int = 1):\n    return n + 1\n", "shared_one").to_fused()
-
-    token = udf.create_access_token()
-
-    assert token.token.startswith("fsh_") and token.udf_slug == "shared_one"
-    assert fused.run(token, n=2) == fused.run(token.token, n=2) == 3
-    assert requests.get(token.get_file_url(format="json"), params={"n": 4}, timeout=10).json() == 5
-    assert [one.token for one in udf.get_access_tokens()] == [token.token]
-    assert requests.get(udf.shared_url(format="json"), timeout=10).json() == 2
-    assert token.update(enabled=False).enabled is False
-    with _raises(requests.HTTPError, ""):
-        fused.run(token, n=2)
-    assert token.update(enabled=True).enabled and fused.run(token, n=2) == 3
-    token.delete()
-    with _raises(requests.HTTPError, ""):
-        fused.run(token, n=2)
-    assert udf.get_access_token() is None
-
-
-def tile_urls_of_a_token(at: Any) -> None:
-    """The addresses that the client makes of a token are answered."""
-    token = get_api().get_udf_access_token(at.one_tile)
-
-    address = token.get_tile_url(x=1, y=2, z=3, format="png")
-
-    assert requests.get(address, timeout=10).headers["content-type"] == "image/png"
-
-
-def share_a_canvas(at: Any) -> None:
-    """A canvas is made, listed, shared, opened to the public, given a new token, and unshared."""
-    api = get_api()
-    made = api.create_collection("made_here")
-    _named("@fused.udf\ndef udf():\n    return 'public'\n", "inside").to_fused(collection_name="made_here")
-
-    assert made.name in {one["name"] for one in api.list_collections()}
-    assert made.name in {one["name"] for one in api.list_collections(whose="team", lite=False, per_request=1)}
-    assert api.get_collection_by_id(made.id).name == api.get_collection_by_name("made_here")["name"]
-    shared = api.share_collection(made.id)
-    assert shared.access_scope == "team" and fused.run(f"{shared.share_token}/inside") == "public"
-    address = f"{at.url}/{shared.share_token}/inside.json"
-    assert requests.get(address, timeout=10).status_code == 401
-
-    api.update_collection(made.id, name="made_here", access_scope="public")
-    assert requests.get(address, timeout=10).json() == "public"
-    udf = fused.load("inside", collection_name="made_here")
-    assert udf.get_canvas_share_token() == shared.share_token
-
-    renewed = api.share_collection(made.id, new_token=True)
-    assert renewed.share_token != shared.share_token
-    assert requests.get(address, timeout=10).status_code == 404
-
-    api.unshare_collection(made.id)
-    with _raises(requests.HTTPError, ""):
-        fused.run(f"{renewed.share_token}/inside")
-
-
-def invalidate_results(at: Any) -> None:
-    """A UDF's stored results are forgotten, all of them or those of a tile."""
-    udf = fused.load("counted", collection_name="city")
-    number = uuid.uuid4().int % 10**9
-    first = fused.run(f"{at.city}/counted", n=number)
-
-    udf.invalidate_cache()
-    second = fused.run(f"{at.city}/counted", n=number)
-    udf.invalidate_cache(z=1, x=0, y=0)
-    third = fused.run(f"{at.city}/counted", n=number)
-
-    assert first != second == third
-
-
-# -- who and where
-
-
-def who_and_where(at: Any) -> None:
-    """The holder of an access token goes by its name; the server is alive and has one place to run."""
-    assert fused.api.whoami()["email"] == "me@example.com"
-    assert get_api()._health() is True
-    assert get_api()._automatic_realtime_client_id()
+# -- large and many
 
 
 def custom_deployment_url(at: Any) -> None:
@@ -528,7 +267,7 @@ def custom_deployment_url(at: Any) -> None:
         fused._env(at.url)
         assert fused.options.shared_udf_base_url == f"{at.url}/server/v1/realtime-shared"
         assert fused.run(f"{at.city}/greeting", name="Ada") == {"hello": "Ada"}
-        assert fused.run(fused.load(_DOUBLE), n=1)["twice"].tolist() == [2]
+        assert fused.run(fused.load(DOUBLE), n=1)["twice"].tolist() == [2]
         assert fused.run(f"{at.city}/tile", x=1, y=2, z=3).shape == (1, 4, 4)
     finally:
         fused.options.base_url, fused.options.shared_udf_base_url = kept
