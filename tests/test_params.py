@@ -36,6 +36,15 @@ def test_parameters_of_the_udf_are_arguments_and_others_are_ignored() -> None:
     assert call("n=5&m=6&utm_source=x").arguments == {"n": "5"}
 
 
+def test_a_posted_none_is_an_argument() -> None:
+    """None in the body is passed as None, not left to the default (contract, section 5)."""
+    posted = {"n": None, "m": 1}
+
+    found = build_call(udf(), BUNDLE, Address(), (), limits=Limits(), arguments=posted)
+
+    assert found.arguments == {"n": None}
+
+
 def test_a_udf_with_kwargs_gets_the_others_as_strings() -> None:
     """CONTRACT 4.3.1; reserved names and render options stay out."""
     found = call("n=5&m=6&format=json&_x=1&colormap=viridis", parameters="n, **kwargs")

@@ -207,9 +207,13 @@ def test_xarray_keeps_its_reference_system(where: str) -> None:
     [([0, 1, 2], [0, 1, 2]), ([5e5, 5.1e5], [4e6, 4.1e6])],
     ids=["pixel numbers", "metres of no known system"],
 )
-def test_xarray_of_unknown_place_has_no_bounds(x: list[float], y: list[float]) -> None:
-    """Coordinates that can't be degrees, without a CRS, say nothing about the place."""
-    assert classify(labelled(y, x)).bounds is None
+def test_xarray_of_unknown_place_has_bounds_of_no_crs(x: list[float], y: list[float]) -> None:
+    """Coordinates that can't be degrees, without a CRS, are kept but say nothing about the place."""
+    found = classify(labelled(y, x))
+
+    step_x, step_y = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
+    assert found.bounds == (x[0] - step_x, y[0] - step_y, x[-1] + step_x, y[-1] + step_y)
+    assert found.crs is None
 
 
 def test_xarray_dimensions_in_any_order() -> None:

@@ -164,10 +164,12 @@ def test_bundle_has_a_readable_member_for_each_key() -> None:
 @pytest.mark.parametrize(
     ("keys", "names"),
     [
-        (["../../etc/passwd", "a/b", "a\\b"], ["__.._etc_passwd", "a_b", "a_b_2"]),
+        (["../../etc/passwd", "a/../..", "a\\b"], ["_/_/etc/passwd", "a/_/_", "a_b"]),
+        (["/etc", "//etc", "C:/x", "a//b", "a/", "."], ["_etc", "_/etc", "_/x", "a_b", "a_", "_"]),
         (["meta.json", 7, "", "\x00"], ["meta.json_2", "7", "_", "__2"]),
+        (["a/b", "x > 5?", ".hidden", "sum: b", "..."], ["a/b", "x > 5?", ".hidden", "sum: b", "..."]),
     ],
-    ids=["paths", "odd"],
+    ids=["up", "absolute", "odd", "kept"],
 )
 def test_bundle_members_have_safe_distinct_names(keys: list[Any], names: list[str]) -> None:
     """A key can't lead outside the folder it is unpacked in, nor displace another member."""

@@ -309,6 +309,28 @@ def test_tiff_of_xarray(name: str, expected: dict[str, str]) -> None:
     assert tags == expected
 
 
+def test_tiff_of_an_xarray_pair() -> None:
+    """Bounds beside an xarray object make the pair that a client can rebuild, with a plain array in it."""
+    value = xr.DataArray(np.zeros((4, 5)), dims=("y", "x")), [0, 0, 5, 4]
+
+    tags = opened(value, job("npy", "tiff"), lambda dataset: dataset.tags(ns="fused"))
+
+    assert (tags["orig_type"], tags["bounds"]) == ("numpy.ndarray", "[0.0, 0.0, 5.0, 4.0]")
+
+
+def test_tiff_of_coordinates_without_a_crs() -> None:
+    """Coordinates of an unknown system are kept; in a tile the file lies in the tile's grid."""
+    value = xr.DataArray(
+        np.zeros((4, 5)), dims=("y", "x"), coords={"y": np.arange(4) * 1e3, "x": np.arange(5) * 1e3}
+    )
+
+    bounds, crs = opened(value, job("tiff"), lambda dataset: (dataset.bounds, dataset.crs))
+    assert (tuple(bounds), crs) == ((-500.0, -500.0, 4500.0, 3500.0), None)
+
+    in_tile = opened(value, job("tiff", tile=TILE), lambda dataset: dataset.bounds)
+    assert in_tile.left == pytest.approx(tiles.mercator_bounds(TILE)[0])
+
+
 def test_tiff_of_a_bare_array() -> None:
     """Without bounds a file has no place, in a tile it has the tile's."""
     with pytest.warns(NotGeoreferencedWarning):

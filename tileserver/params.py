@@ -222,12 +222,13 @@ def build_call(
 
 
 def _posted_arguments(udf: Udf, arguments: Mapping[str, Json], *, tiled: bool) -> dict[str, Json]:
+    # None among them is an argument, too: only a query can't say it.
     ignored = udf.signature.filled_by_tile if tiled else frozenset()
     known, takes_any = udf.signature.names - ignored, udf.signature.takes_any
     return {
         name: value
         for name, value in arguments.items()
-        if value is not None and (name in known or (takes_any and name not in ignored))
+        if name in known or (takes_any and name not in ignored)
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, Final
 
@@ -172,6 +173,13 @@ def _udf_object(canvas: Canvas, name: str) -> dict[str, Json]:
     }
 
 
+def _remove(request: Request, canvas: str, name: str) -> None:
+    services = services_of(request)
+    delete_udf(services.settings.workspace, canvas, name)
+    with contextlib.suppress(UnknownUdf):  # its folder was a canvas by this UDF alone
+        services.catalog.load(canvas)
+
+
 # -- saving
 
 
@@ -194,7 +202,7 @@ async def save_again(request: Request) -> Response:
     renamed = (text_of(document, "slug") or name) != name
     response = await _save(request, canvas.name, document, replace=not renamed, name=name)
     if renamed:
-        delete_udf(services_of(request).settings.workspace, canvas.name, name)
+        _remove(request, canvas.name, name)
     return response
 
 
@@ -228,7 +236,7 @@ def _check_source(udf: Posted) -> None:
 async def delete(request: Request) -> Response:
     canvas, name = await udf_of_id(request, identify(request), request.path_params["id"])
     gone = _udf_object(canvas, name)
-    delete_udf(services_of(request).settings.workspace, canvas.name, name)
+    _remove(request, canvas.name, name)
     return answer(gone)
 
 

@@ -100,7 +100,8 @@ def response(found: Classified) -> tuple[bytes, str, dict[str, Any]]:
 def bundle(found: Classified, job: Job) -> Encoding:
     """A zip with a member for each key and ``meta.json``: ``{"files": {member: {"content_type": …}}}``.
 
-    A member is named as its key, but for characters that can't stand in a file name. Tables are
+    A member is named as its key, which clients read it by, but for what could lead out of a folder. Tables
+    are
     (Geo)Parquet, arrays NPY, georeferenced rasters GeoTIFF, text HTML, images and responses their own type,
     dicts with any of these zip, all else JSON.
 
@@ -138,10 +139,10 @@ def _member(key: object, value: object, job: Job) -> tuple[bytes, str]:
 
 
 def _member_name(key: object) -> str:
-    """A key as a file name: without separators, control characters, leading dots or more than 200 bytes."""
-    name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]', "_", str(key)).strip(" ")
-    name = re.sub(r"^\.+", "_", name).encode()[:200].decode(errors="ignore")
-    return name or "_"
+    """A key as a path inside of any folder: not absolute, no way up, at most 200 bytes."""
+    name = re.sub(r"[\x00-\x1f\x7f\\\ud800-\udfff]", "_", str(key))
+    name = re.sub(r"^[A-Za-z]:|^/|//+|(?<![^/])\.{1,2}(?![^/])|/$", "_", name)
+    return name.encode()[:200].decode(errors="ignore") or "_"
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -87,7 +87,7 @@ def tiff(found: Classified, row: Format, job: Job) -> tuple[bytes, Facts]:
             f"Result serialization failed: tiff can't hold an array of shape {value.shape}"
         )
     bounds, crs = found.bounds, found.crs
-    if bounds is None and job.tile is not None:
+    if crs is None and job.tile is not None:
         bounds, crs = tiles.mercator_bounds(job.tile), warp.MERCATOR
     body = _geotiff(filled(value), bounds, crs, _tags(found), _mask(value))
     return body, _bounds(found, job)
@@ -263,13 +263,14 @@ def _tags(found: Classified) -> dict[str, str]:
     paired = isinstance(found.original, tuple | list)
     original = found.original[0] if paired else found.original
     tags = {"orig_type": "numpy.ndarray", "shape": json.dumps(_array(found).shape)}
+    if paired and found.bounds is not None:
+        # Clients know pairs of numpy arrays only.
+        return {**tags, "bounds": json.dumps(found.bounds)}
     if type(original).__name__ == "DataArray":
         tags["orig_type"] = "xarray.DataArray"
     elif type(original).__name__ == "Dataset":
         names = [str(name) for name in original.data_vars]
         tags |= {"orig_type": "xarray.Dataset", "key": names[0] if len(names) == 1 else "image"}
-    if paired and found.bounds is not None:
-        tags["bounds"] = json.dumps(found.bounds)
     return tags
 
 

@@ -19,7 +19,8 @@ _DEGREES = frozenset({"lon", "longitude", "lat", "latitude"})
 
 
 class Grid(NamedTuple):
-    """``bands`` (bands, height, width), north up; ``bounds`` in ``crs``, both None where unknown."""
+    """``bands`` (bands, height, width), north up; ``bounds`` in ``crs``, each None where unknown: there are
+    coordinates of no known CRS."""
 
     bands: NDArray[Any]
     bounds: Bounds | None
@@ -80,12 +81,12 @@ def _georeference(array: Any, y: Any, x: Any) -> tuple[Bounds | None, str | None
     xs, ys = array[x].values, array[y].values
     if xs.dtype.kind not in "iuf" or ys.dtype.kind not in "iuf":
         return None, None
-    if crs is None and not _degrees(xs, ys, str(x), str(y)):
-        return None, None
+    if crs is None and _degrees(xs, ys, str(x), str(y)):
+        crs = "EPSG:4326"
     west_east, south_north = _edges(xs, ys), _edges(ys, xs)
     if west_east is None or south_north is None:
         return None, None
-    return (west_east[0], south_north[0], west_east[1], south_north[1]), crs or "EPSG:4326"
+    return (west_east[0], south_north[0], west_east[1], south_north[1]), crs
 
 
 def _degrees(xs: NDArray[Any], ys: NDArray[Any], x: str, y: str) -> bool:
