@@ -80,8 +80,8 @@ CITY = {
         """,
     "runs_token.py": """
         @fused.udf(cache_max_age=0)
-        def udf(token: str, again: bool = False):
-            return fused.run(token, token=token, again=True) if again else fused.run(token)
+        def udf(other: str, again: bool = False):
+            return fused.run(other, other=other, again=True) if again else fused.run(other)
         """,
     "twice.py": """
         @fused.udf

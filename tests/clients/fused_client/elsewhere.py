@@ -12,8 +12,8 @@ from telling import raises
 
 _INSIDE = """
 @fused.udf
-def udf(token: str):
-    return fused.run(token, name="inside")
+def udf(other: str):
+    return fused.run(other, name="inside")
 """
 
 
@@ -96,8 +96,8 @@ def run_of_a_token_inside_a_run(at: Any) -> None:
     """A UDF runs another canvas's by its token, whoever sent it."""
     token = f"{at.city}/greeting"
 
-    assert fused.run(fused.load(_INSIDE), token=token) == {"hello": "inside"}
-    assert fused.run(f"{at.city}/runs_token", token=f"{at.closed}/secretive") == "ran"
+    assert fused.run(fused.load(_INSIDE), other=token) == {"hello": "inside"}
+    assert fused.run(f"{at.city}/runs_token", other=f"{at.closed}/secretive") == "ran"
 
 
 def submit_inside_a_run(at: Any) -> None:
@@ -108,4 +108,4 @@ def submit_inside_a_run(at: Any) -> None:
 def recursion_stops(at: Any) -> None:
     """A UDF that runs itself by its own token ends with an error, not with the server."""
     with raises(fused.types.UdfRuntimeError, "RecursionError"):
-        fused.run(f"{at.city}/runs_token", token=f"{at.city}/runs_token", again=True)
+        fused.run(f"{at.city}/runs_token", other=f"{at.city}/runs_token", again=True)
