@@ -7,6 +7,8 @@ from textwrap import dedent
 from tests.clients.fused_client.arguments import ARGUMENTS, ERRORS, TILED, broken, tell
 from tests.clients.fused_client.values import RETURNED, UNSUPPORTED, source
 
+ADDRESS = "https://github.com/example/udfs/tree/0123456789abcdef/public"
+
 CITY = {
     "greeting.py": """
         GREETING = "Hello"
@@ -65,6 +67,35 @@ CITY = {
         def udf(name: str = "World"):
             return [fused.run("greeting", name=name), fused.load("greeting").GREETING]
         """,
+    "reads_secret.py": """
+        @fused.udf
+        def udf():
+            return fused.secrets["API_KEY"]
+        """,
+    "loads_helpers.py": f"""
+        @fused.udf
+        def udf():
+            common = fused.load("{ADDRESS}/common/")
+            return common.doubled(21)
+        """,
+    "runs_token.py": """
+        @fused.udf(cache_max_age=0)
+        def udf(other: str, again: bool = False):
+            return fused.run(other, other=other, again=True) if again else fused.run(other)
+        """,
+    "twice.py": """
+        @fused.udf
+        def udf(n: int):
+            import pandas as pd
+
+            return pd.DataFrame({"twice": [2 * n]})
+        """,
+    "submits.py": """
+        @fused.udf
+        def udf(n: int):
+            found = fused.submit(fused.load("twice"), [{"n": number} for number in range(n)])
+            return sorted(found["twice"].tolist())
+        """,
     "with_utils/with_utils.py": """
         @fused.udf
         def udf():
@@ -95,3 +126,16 @@ def files() -> dict[str, str]:
         **{f"city/{name}": dedent(text).lstrip("\n") for name, text in CITY.items()},
         "closed/secretive.py": "@fused.udf\ndef udf():\n    return 'ran'\n",
     }
+
+
+def sources() -> dict[str, str]:
+    """What stands for ``ADDRESS``: a UDF with a module, and a module of helpers, in Fused's layout."""
+    names = {path: path.replace("with_utils", "seven") for path in CITY if path.startswith("with_utils/")}
+    seven = {name: dedent(CITY[path]).replace("with_utils", "seven") for path, name in names.items()}
+    common = "@fused.udf\ndef udf():\n    return 0\n\n\ndef doubled(n):\n    return 2 * n\n"
+    meta = (
+        seven["seven/meta.json"]
+        .replace("seven", "common")
+        .replace('[{"module_name": "utils", "source_file": "utils.py"}]', "[]")
+    )
+    return {**seven, "common/common.py": common, "common/meta.json": meta}

@@ -31,8 +31,10 @@ WAYS = pytest.mark.parametrize("way", ["token", "object"])
 
 
 def stories() -> list[str]:
-    """The functions of two modules, which only the client's interpreter can import."""
-    trees = [ast.parse((FOLDER / f"{module}.py").read_text()) for module in ("running", "keeping")]
+    """The functions of three modules, which only the client's interpreter can import."""
+    trees = [
+        ast.parse((FOLDER / f"{module}.py").read_text()) for module in ("running", "keeping", "elsewhere")
+    ]
     return [node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
@@ -72,11 +74,17 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the client's process tells: its version, whom else it wanted to reach, what came of each case."""
     folder = tmp_path_factory.mktemp("client")
     files = client_canvases.files()
-    with serving(folder / "workspace", files, "--tile-time-limit", "1s") as server:
+    sources = folder / "sources"
+    for path, text in client_canvases.sources().items():
+        (sources / path).parent.mkdir(parents=True, exist_ok=True)
+        (sources / path).write_text(text)
+    flags = ("--tile-time-limit", "1s", "--source-map", f"{client_canvases.ADDRESS}={sources}")
+    with serving(folder / "workspace", files, *flags) as server:
         access = server.access
         access.unshare("closed")
         place = {
             "url": server.url,
+            "address": client_canvases.ADDRESS,
             "tokens": server.tokens,
             "closed": access.share("closed").token,
             "one": access.create_shared_token("city", "greeting").token,
@@ -144,7 +152,7 @@ def test_error_is_the_engines(told: dict[str, Any], way: str, name: str) -> None
 
 @pytest.mark.parametrize("name", stories())
 def test_story(told: dict[str, Any], name: str) -> None:
-    """Running, loading, saving, sharing: each as the docstring in ``running.py`` or ``keeping.py`` says."""
+    """Running, loading, saving, sharing: each as the docstring in its module says."""
     passed(told, f"story-{name}")
 
 

@@ -33,8 +33,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of the canvas ``places``."""
     workspace = tmp_path_factory.mktemp("idioms") / "workspace"
     make_data(workspace / "places/data")
-    paths = [path for path in FOLDER.rglob("*") if path.suffix in {".py", ".json"}]
-    with serving(workspace, {str(path.relative_to(FOLDER)): path.read_text() for path in paths}) as server:
+    paths = [path for path in (FOLDER / "places").rglob("*") if path.suffix in {".py", ".json"}]
+    files = {str(path.relative_to(FOLDER)): path.read_text() for path in paths}
+    elsewhere = "https://github.com/example/udfs/tree/0123456789abcdef/public"
+    with serving(workspace, files, "--source-map", f"{elsewhere}={FOLDER / 'sources'}") as server:
         yield server
 
 
@@ -129,6 +131,7 @@ CASES = {
     "a chart": ("chart?bins=5", HTML, is_text("vega", '"maxbins": 5')),
     "a page of a template": ("page?title=A%20%26%20B&n=2", HTML, is_text("<h1>A & B</h1>", "<p>")),
     "a page of a template, whatever the format": ("page.png", HTML, is_text("<h1>Earthquakes</h1>")),
+    "a page by helpers from elsewhere": ("helped?name=Ada", HTML, is_text("<p>Hello Ada</p>")),
     "a page of an f-string": ("fstring?zoom=3", HTML, is_text('data-zoom="3"', "/run/tiles/{z}/{x}/{y}")),
     "bytes of colours": (f"shade/run/tiles/{TILE}", PNG, is_picture((256, 256), "RGB")),
     "bytes of colours as WebP": (
@@ -251,6 +254,6 @@ def test_download_is_made_once(places: Server) -> None:
 def test_every_udf_is_asked(places: Server) -> None:
     """No idiom without its case."""
     asked = {path.partition("?")[0].partition("/")[0].partition(".")[0] for path, _, _ in CASES.values()}
-    udfs = {path.stem for path in FOLDER.rglob("*.py") if "@fused.udf" in path.read_text()}
+    udfs = {path.stem for path in (FOLDER / "places").rglob("*.py") if "@fused.udf" in path.read_text()}
 
     assert udfs == asked | {"download"}

@@ -36,6 +36,7 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(watch)
 
 import calls
+import elsewhere as beyond
 import fused
 import keeping
 import results
@@ -67,7 +68,13 @@ def attempt(case: Callable[[], None]) -> str | None:
 warnings.simplefilter("ignore")
 answer = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # for what UDFs print here
-cases = {**results.cases(PLACE), **calls.cases(PLACE), **stories(running), **stories(keeping)}
+cases = {
+    **results.cases(PLACE),
+    **calls.cases(PLACE),
+    **stories(running),
+    **stories(keeping),
+    **stories(beyond),
+}
 told = {"version": fused.__version__, "file": fused.__file__}
 told["cases"] = {name: attempt(case) for name, case in cases.items()}
 told["elsewhere"] = elsewhere

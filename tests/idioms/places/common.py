@@ -1,5 +1,5 @@
 def html_to_obj(html):
-    from starlette.responses import Response
+    from fastapi import Response
 
     return Response(html.encode("utf-8"), media_type="text/html; charset=utf-8")
 
