@@ -55,6 +55,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "mirror": (CORE, frozenset()),
     "params": (CORE, CORE_LIBRARIES),
     "posted": (CORE | {"params"}, frozenset()),
+    "openapi": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
     "cache": (CORE, frozenset({"diskcache"})),
     "executor": (CORE, CORE_LIBRARIES),
@@ -67,7 +68,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "pipeline": (CORE | PIPELINE | {"telemetry"}, CORE_LIBRARIES),
     "pages": (CORE | {"access", "params", "pipeline", "settings"}, SERVER_LIBRARIES),
     "routes": (
-        CORE | {"access", "params", "paths", "pipeline", "pages", "responses", "telemetry"},
+        CORE | {"access", "openapi", "params", "paths", "pipeline", "pages", "responses", "telemetry"},
         SERVER_LIBRARIES,
     ),
     "saving": (CORE | {"canvas", "params", "posted"}, frozenset()),

@@ -29,6 +29,8 @@ MAX_FILES: Final = 10_000
 MAX_SOURCE: Final = 4 * 1024 * 1024
 
 _STORED: Final = "secret:"  # what a variable of [env] begins with that takes a stored secret
+# What the metadata of an exported canvas calls parts of it that run nothing.
+_DECORATIONS: Final = ("isNodeTemplate", "nodeTemplateType", "frameType", "isTextEditor")
 _FOLDER: Final = "."  # the canvas's folder itself, among the paths below it
 _Stamp = tuple[int, int, int, int]  # times of change, size, inode
 
@@ -389,6 +391,8 @@ class _Reader:
         assert signature is not None
         settings = self._udf_settings(name)
         first, _, rest = signature.doc.partition("\n")
+        in_folder = "/" in sources[name].path
+        stored = _table(_udf_object(self.metas[name]).get("metadata")) if in_folder else {}
         return Udf(
             canvas=self.folder.name,
             name=name,
@@ -403,6 +407,8 @@ class _Reader:
             title=first.strip().rstrip(".") or name,
             description=rest.strip(),
             defaults=sources[name].defaults,
+            about=_text(stored.get("fused:description")).strip(),
+            listed=stored.get("fused:isVisible") is not False and not any(map(stored.get, _DECORATIONS)),
         )
 
     def _udf_settings(self, name: str) -> UdfSettings:

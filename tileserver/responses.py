@@ -7,6 +7,7 @@ an answer may be kept. Headers that every answer carries are put on by ``edge.py
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
 import re
@@ -149,6 +150,17 @@ def _partial(request: Request, body: bytes, headers: dict[str, str]) -> Response
         return Response(status_code=416, headers={**headers, "content-range": f"bytes */{size}"})
     headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
     return Response(body[start:stop], status_code=206, headers=headers)
+
+
+def document(request: Request, body: bytes, cache_control: str) -> Response:
+    """A JSON document that describes UDFs, with a validator of its own."""
+    etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
+    headers = {"cache-control": cache_control, "etag": etag, "content-type": "application/json"}
+    if cache_control.startswith("private"):
+        headers["vary"] = "Authorization"
+    if _none_match(request, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers)
 
 
 # -- failures
