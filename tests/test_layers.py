@@ -80,7 +80,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         CORE | PIPELINE | {"edge", "pages", "platform", "responses", "routes", "telemetry"},
         SERVER_LIBRARIES,
     ),
-    "server": (CORE | PIPELINE | {"app", "telemetry"}, frozenset({"starlette", "uvicorn", "uvloop"})),
+    "wire": (frozenset(), frozenset({"uvicorn"})),
+    "server": (CORE | PIPELINE | {"app", "telemetry", "wire"}, frozenset({"starlette", "uvicorn", "uvloop"})),
     "demo": (CORE, frozenset()),
     "cli": (
         CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry"},

@@ -221,35 +221,42 @@ def _rewritten(text: str, hidden: Mapping[str, str] | None) -> str:
 def metadata(facts: Mapping[str, Any]) -> str:
     """The value of ``x-fused-metadata``: ASCII JSON of at most 8 KB; output is cut to fit, standard
     output in its middle, standard error at its beginning."""
+    stdout, stderr = str(facts.get("stdout", "")), str(facts.get("stderr", ""))
     chosen: dict[str, Any] = {
-        "stdout": str(facts.get("stdout", "")),
-        "stderr": str(facts.get("stderr", "")),
+        "stdout": stdout,
+        "stderr": stderr,
         "has_exception": bool(facts.get("has_exception", False)),
-        "exception_class": facts.get("exception_class"),
-        "errormsg": _cut(facts.get("errormsg")),
-        "exception": _cut(facts.get("exception")),
+        "exception_class": _cut(facts.get("exception_class"), 200),
+        "errormsg": _cut(facts.get("errormsg"), 1000),
+        "exception": _cut(facts.get("exception"), 1000),
         "lineno": facts.get("lineno"),
         "error_type": facts.get("error_type"),
     }
     text = json.dumps(chosen)
     room = MAX_METADATA
-    while len(text) > MAX_METADATA and room > 100:
-        room //= 2
-        chosen["stdout"] = _middle_out(chosen["stdout"], room)
-        chosen["stderr"] = chosen["stderr"][-room:]
+    while len(text) > MAX_METADATA:
+        room = room * 3 // 4
+        chosen["stdout"] = _middle_out(stdout, room)
+        chosen["stderr"] = stderr if len(stderr) <= room else stderr[-room:]
         text = json.dumps(chosen)
     return text
 
 
-def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= 500 else f"{text[:500]}..."
+def _cut(text: str | None, room: int) -> str | None:
+    """As much of a text as is ``room`` characters long in JSON, where some take six or twelve."""
+    if text is None or len(json.dumps(text[: room + 1])) <= room:
+        return text
+    kept = text[:room]
+    while len(json.dumps(kept)) > room:
+        kept = kept[: len(kept) * 3 // 4]
+    return f"{kept}..."
 
 
 def _middle_out(text: str, room: int) -> str:
     if len(text) <= room:
         return text
     half = room // 2
-    return f"{text[:half]}\n...\n{text[-half:]}"
+    return f"{text[:half]}\n...\n{text[len(text) - half :]}"
 
 
 def _header_safe(text: str) -> str:

@@ -24,6 +24,7 @@ from tileserver.params import Address, Limits, QueryItems, build_call
 from tileserver.protocol import Encoded
 from tileserver.settings import Settings
 from tileserver.telemetry import configure_logging
+from tileserver.wire import Protocol
 
 _GRACE = 30
 
@@ -46,6 +47,7 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        http=Protocol,
         lifespan="on",
         timeout_graceful_shutdown=_GRACE,
     )
