@@ -57,12 +57,13 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "posted": (CORE | {"params"}, frozenset()),
     "openapi": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
+    "redaction": (frozenset(), frozenset()),
     "cache": (CORE, frozenset({"diskcache"})),
     "executor": (CORE, CORE_LIBRARIES),
     "telemetry": (CORE, frozenset()),
     "edge": (CORE | {"telemetry"}, SERVER_LIBRARIES),
     "responses": (
-        CORE | {"access", "cache", "params", "pipeline", "telemetry"},
+        CORE | {"access", "cache", "params", "pipeline", "redaction", "telemetry"},
         SERVER_LIBRARIES | {"zstandard"},
     ),
     "pipeline": (CORE | PIPELINE | {"telemetry"}, CORE_LIBRARIES),
@@ -77,7 +78,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"edge", "pages", "platform", "responses", "routes", "telemetry"},
+        CORE | PIPELINE | {"edge", "pages", "platform", "redaction", "responses", "routes", "telemetry"},
         SERVER_LIBRARIES,
     ),
     "wire": (frozenset(), frozenset({"uvicorn"})),

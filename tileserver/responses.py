@@ -25,6 +25,7 @@ from tileserver.errors import InvalidBody, NotFound, TileServerError, UdfError
 from tileserver.params import Call
 from tileserver.pipeline import Answer
 from tileserver.protocol import Encoded
+from tileserver.redaction import NOTHING_HIDDEN, Redaction
 
 UDF_POLICY: Final = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
 MAX_METADATA: Final = 8000
@@ -81,11 +82,16 @@ def _headers(request: Request, grant: Grant, call: Call, answer: Answer, http_ma
         "accept-ranges": "bytes",
         "vary": "Accept, Accept-Encoding, Authorization" if grant.restricted else "Accept, Accept-Encoding",
         "x-cache": answer.outcome,
-        "x-fused-metadata": metadata(encoded.meta),
+        "x-fused-metadata": metadata(_output(encoded.meta, request.app.state.redact)),
     }
     if answer.outcome == "hit":
         headers["x-fused-cached"] = "true"
     return headers
+
+
+def _output(facts: Mapping[str, Any], redact: Redaction) -> dict[str, str]:
+    """What a run that went well has printed."""
+    return {name: redact(str(facts.get(name, ""))) for name in ("stdout", "stderr")}
 
 
 def _cache_control(request: Request, grant: Grant, call: Call, encoded: Encoded, http_max_age: int) -> str:
@@ -167,18 +173,18 @@ def document(request: Request, body: bytes, cache_control: str) -> Response:
 
 
 def failure(
-    error: TileServerError, *, may_read_code: bool = False, hidden: Mapping[str, str] | None = None
+    error: TileServerError, *, may_read_code: bool = False, redact: Redaction = NOTHING_HIDDEN
 ) -> Response:
     """The response for an error. A UDF's failure carries ``x-fused-metadata``, any other
     ``x-fused-error``, never both: clients tell them apart by that.
 
-    ``hidden`` maps paths of this machine to what callers see in their place.
+    ``redact`` takes paths of this machine out of what a UDF says.
     """
     headers = {"cache-control": "no-store"}
     message = error.message if error.status != 500 else "internal server error"
     if isinstance(error, UdfError):
-        message = _rewritten(message, hidden)
-        headers["x-fused-metadata"] = metadata(_failure_facts(error, message, may_read_code, hidden))
+        message = redact(message)
+        headers["x-fused-metadata"] = metadata(_failure_facts(error, message, may_read_code, redact))
         headers["content-security-policy"] = UDF_POLICY
     else:
         headers["x-fused-error"] = _header_safe(message)
@@ -191,18 +197,16 @@ def failure(
     if isinstance(error, UdfError):
         detail |= {"error": error.exception_class, "lineno": error.lineno}
         if may_read_code and error.traceback:
-            detail["traceback"] = _rewritten(error.traceback, hidden)
+            detail["traceback"] = redact(error.traceback)
     headers["content-type"] = "application/json"
     return Response(json.dumps(detail), status_code=error.status, headers=headers)
 
 
-def _failure_facts(
-    error: UdfError, message: str, may_read_code: bool, hidden: Mapping[str, str] | None
-) -> dict[str, Any]:
+def _failure_facts(error: UdfError, message: str, may_read_code: bool, redact: Redaction) -> dict[str, Any]:
     trace = error.traceback if may_read_code else f"{message}\n"
     return {
-        "stdout": error.stdout,
-        "stderr": _rewritten(error.stderr + trace, hidden),
+        "stdout": redact(error.stdout),
+        "stderr": redact(error.stderr + trace),
         "has_exception": True,
         "exception_class": error.exception_class,
         "errormsg": message,
@@ -210,12 +214,6 @@ def _failure_facts(
         "lineno": error.lineno,
         "error_type": error.error_type,
     }
-
-
-def _rewritten(text: str, hidden: Mapping[str, str] | None) -> str:
-    for path, shown in (hidden or {}).items():
-        text = text.replace(path, shown)
-    return text
 
 
 def metadata(facts: Mapping[str, Any]) -> str:
