@@ -263,3 +263,14 @@ def test_a_canvas_that_is_not_there_says_so(tmp_path: Path) -> None:
     for name in ("nowhere", "../etc", ""):
         with pytest.raises(UnknownUdf, match="has no canvas called"):
             Catalog(tmp_path).load(name)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["a\0.png", "\0", "../a.x", "a" * 300 + ".y", "/", "\ud800.z", ".", ""])
+async def test_a_name_that_no_file_can_have_is_unknown(tmp_path: Path, name: str) -> None:
+    """Names come from URLs."""
+    catalog = write(tmp_path, {"city/a.py": UDF})
+    await catalog.canvas("city")
+
+    with pytest.raises(UnknownUdf):
+        await catalog.resolve("city", name)

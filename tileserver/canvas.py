@@ -158,7 +158,7 @@ def _mentions_udf(path: Path) -> bool:
 def _stamp(path: Path) -> _Stamp | None:
     try:
         facts = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name from a URL may be one that no file can have
         return None
     return (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)
 
