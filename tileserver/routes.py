@@ -214,9 +214,17 @@ def _caller(request: Request, target: Target, grant: Grant) -> Caller:
 def _credentials(request: Request) -> Credentials:
     return Credentials(
         authorization=request.headers.get("authorization"),
-        session_token=request.query_params.get(_SESSION),
+        session_token=_session(request),
         address=request.client.host if request.client else None,
     )
+
+
+def _session(request: Request) -> str | None:
+    """The session token of the query; of a query that will be refused, none."""
+    try:
+        return dict(parse_query(request.scope["query_string"])).get(_SESSION)
+    except BadRequest:
+        return None
 
 
 def _own_parameters(request: Request) -> QueryItems:
