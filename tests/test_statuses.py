@@ -19,6 +19,8 @@ from tileserver import settings
 from tileserver.app import create_app
 from tileserver.errors import Overloaded, TileServerError, TooManyRequests, UdfError
 from tileserver.executor import Answers
+from tileserver.platform.common import MAX_BODY
+from tileserver.posted import MAX_CODE
 from tileserver.protocol import Bundle, Encoded, Job
 from tileserver.responses import MAX_METADATA, metadata
 
@@ -543,3 +545,25 @@ async def test_what_an_executor_says(
     assert response.status_code == status
     assert response.headers.get("retry-after") == after
     assert response.json()["detail"] == error.message
+
+
+# -- bodies
+
+
+def posted(server: Server, body: bytes) -> httpx.Response:
+    _, secret = server.access.create_token("poster")
+    headers = {"authorization": f"Bearer {secret}"}
+    return httpx.post(f"{server.url}/run/udf", content=body, headers=headers, timeout=60)
+
+
+def test_a_body_beyond_the_limit(server: Server) -> None:
+    """It is refused as soon as it is too long, and the limit named."""
+    assert str(MAX_BODY) in refused(posted(server, b" " * (MAX_BODY + 1)), 422)
+
+
+def test_code_beyond_the_limit(server: Server) -> None:
+    """Likewise."""
+    step = {"type": "udf", "udf": {"name": "x", "code": "#" * (MAX_CODE + 1)}}
+    body = json.dumps({"step_config": json.dumps(step)}).encode()
+
+    assert str(MAX_CODE) in refused(posted(server, body), 422)
