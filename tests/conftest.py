@@ -15,8 +15,13 @@ from typing import IO, Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tileserver.access import Access
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture

@@ -307,3 +307,14 @@ def test_a_neighbour_may_be_named_with_its_canvas(tmp_path: Path) -> None:
     (folder / "b.py").write_text("@fused.udf\ndef udf(): return 2\n")
 
     assert Catalog(tmp_path).load("city").udfs["a"].revision != before
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["a\0.png", "\0", "../a.x", "a" * 300 + ".y", "/", "\ud800.z", ".", ""])
+async def test_a_name_that_no_file_can_have_is_unknown(tmp_path: Path, name: str) -> None:
+    """Names come from URLs."""
+    catalog = write(tmp_path, {"city/a.py": UDF})
+    await catalog.canvas("city")
+
+    with pytest.raises(UnknownUdf):
+        await catalog.resolve("city", name)

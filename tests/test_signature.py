@@ -82,6 +82,33 @@ def test_an_age_that_cannot_be_read_is_an_error_with_its_line() -> None:
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        f"@udf\ndef udf(n=0x{'f' * 8000}): pass\n",
+        f"@udf\ndef udf(n={'-' * 3000}1): pass\n",
+        "@udf\ndef udf(n='\0'): pass\n",
+    ],
+    ids=["number of thousands of digits", "deep", "null byte"],
+)
+def test_what_python_itself_can_not_write_is_broken(source: str) -> None:
+    """One such source must not keep its canvas from being read."""
+    with pytest.raises(BrokenSource, match=r"^[A-Z]\w+Error: "):
+        read(source)
+
+
+def test_what_json_can_not_say_is_no_stored_default() -> None:
+    """Keys and revisions are made of them."""
+    signature = read(f"@udf(default_parameters={{'a': 0x{'f' * 8000}, 'b': 1}})\ndef udf(a, b): pass\n")
+
+    assert signature.defaults == {"a": None, "b": 1}
+
+
+def test_a_docstring_has_whole_characters() -> None:
+    """Half of one could not be sent."""
+    assert read("@udf\ndef udf():\n    'a \\ud800 b'\n").doc == "a ? b"
+
+
+@pytest.mark.parametrize(
     ("parameters", "filled"),
     [
         ("bounds: fused.types.Bounds = None, n: int = 1", "bounds"),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sysconfig
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import cast
 
 from starlette.applications import Starlette
@@ -28,6 +26,7 @@ from tileserver.errors import MethodNotAllowed, NotFound, TileServerError
 from tileserver.executor import Executor
 from tileserver.executor.local import LocalPool
 from tileserver.pipeline import Services, make_sources
+from tileserver.redaction import Redaction
 from tileserver.routes import SharedRoutes
 from tileserver.settings import Settings
 from tileserver.vault import Vault
@@ -98,7 +97,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.public_url = settings.public_url
-    app.state.hidden = _hidden_paths(settings)
+    app.state.redact = _redaction(settings)
     app.state.fixed_tokens = dict(fixed_tokens or {})
     return app
 
@@ -177,7 +176,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     return responses.failure(
         error,
         may_read_code=grant is not None and grant.may_read_code,
-        hidden=request.app.state.hidden,
+        redact=request.app.state.redact,
     )
 
 
@@ -188,10 +187,6 @@ async def _refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": error.detail}, error.status_code, headers)
 
 
-def _hidden_paths(settings: Settings) -> dict[str, str]:
-    """Paths of this machine and what callers see in their place, the longest first."""
-    libraries = {f"{sysconfig.get_path(name)}/": "" for name in ("purelib", "platlib", "stdlib")}
-    canvases = {f"{settings.workspace / name}/": "" for name in Catalog(settings.workspace).names()}
-    places = {f"{settings.state_dir}/": "", f"{settings.workspace}/": "", f"{Path(__file__).parent}/": ""}
-    everything = {**libraries, **places, **canvases}
-    return dict(sorted(everything.items(), key=lambda item: -len(item[0])))
+def _redaction(settings: Settings) -> Redaction:
+    canvases = [settings.workspace / name for name in Catalog(settings.workspace).names()]
+    return Redaction([settings.state_dir, settings.cache_dir, settings.workspace, *canvases])

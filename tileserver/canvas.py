@@ -31,6 +31,8 @@ MAX_SOURCE: Final = 4 * 1024 * 1024
 # Fused's names of how a UDF is meant; "vector_single" is called with what a map shows, so it has tiles too.
 _HINTS: Final[Mapping[str, Mode]] = {"vector_tile": "tile", "raster": "tile", "vector_single_none": "single"}
 _STORED: Final = "secret:"  # what a variable of [env] begins with that takes a stored secret
+# What the metadata of an exported canvas calls parts of it that run nothing.
+_DECORATIONS: Final = ("isNodeTemplate", "nodeTemplateType", "frameType", "isTextEditor")
 _FOLDER: Final = "."  # the canvas's folder itself, among the paths below it
 _Stamp = tuple[int, int, int, int]  # times of change, size, inode
 
@@ -161,7 +163,7 @@ def _mentions_udf(path: Path) -> bool:
 def _stamp(path: Path) -> _Stamp | None:
     try:
         facts = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name from a URL may be one that no file can have
         return None
     return (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)
 
@@ -396,6 +398,8 @@ class _Reader:
         assert signature is not None
         settings = self._udf_settings(name)
         first, _, rest = signature.doc.partition("\n")
+        in_folder = "/" in sources[name].path
+        stored = _table(_udf_object(self.metas[name]).get("metadata")) if in_folder else {}
         return Udf(
             canvas=self.folder.name,
             name=name,
@@ -410,14 +414,10 @@ class _Reader:
             title=first.strip().rstrip(".") or name,
             description=rest.strip(),
             defaults=sources[name].defaults,
-            hint=self._hint(sources[name].path),
+            hint=_HINTS.get(_text(stored.get("fused:udfType")), "auto"),
+            about=_text(stored.get("fused:description")).strip(),
+            listed=stored.get("fused:isVisible") is not False and not any(map(stored.get, _DECORATIONS)),
         )
-
-    def _hint(self, path: str) -> Mode:
-        """What a ``meta.json`` says of the natural use of its UDF."""
-        folder, slash, _ = path.partition("/")
-        udf_object = _udf_object(self.metas.get(folder, {})) if slash else {}
-        return _HINTS.get(_text(_table(udf_object.get("metadata")).get("fused:udfType")), "auto")
 
     def _udf_settings(self, name: str) -> UdfSettings:
         table = _table(_table(self.settings.get("udf")).get(name))

@@ -77,8 +77,10 @@ class Edge:
             _log(scope, status, request_id, facts)
 
     def _early(self, scope: Scope, cors: Mapping[str, str]) -> ASGIApp | None:
-        """An answer that needs no application: a foreign host, or a preflight request."""
+        """An answer that needs no application: too long a head, a foreign host, or a preflight request."""
         headers = Headers(scope=scope)
+        if refusal := scope["state"].get("refusal"):
+            return _refusal(422, refusal)
         if not self.allows_host(headers.get("host", "")):
             return _refusal(400, "this server does not answer for this Host (allowed_hosts)")
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers and cors:

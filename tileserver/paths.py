@@ -19,6 +19,7 @@ from tileserver.errors import Forbidden, NotFound, TooManyRequests, Unauthorized
 
 _CANVAS: Final = re.compile(r"fc_[A-Za-z0-9]+", re.ASCII)
 _DOCUMENT: Final = re.compile(r"(fc_[A-Za-z0-9]+)(\.[a-z.]+)", re.ASCII)
+_NAMED_DOCUMENT: Final = re.compile(r"([A-Za-z0-9_-]+)(\.[a-z.]+)", re.ASCII)
 _ONE_UDF: Final = re.compile(r"(fsh_[A-Za-z0-9]+|[0-9a-f]{64})(?:\.(.+))?", re.ASCII)
 _TEAM: Final = re.compile(r"fc_[A-Za-z0-9_.-]+", re.ASCII)
 _UDF_NAME: Final = re.compile(r"UDF_(.+)")
@@ -58,6 +59,8 @@ def readings(segments: Sequence[str]) -> list[Reading]:
     if _UDF_NAME.fullmatch(first):
         found.append(Reading(first, None, rest, "udf"))
     if _TEAM.fullmatch(first) and rest:
+        if document := _NAMED_DOCUMENT.fullmatch(rest[0]):
+            found.append(Reading(f"{first}/{document[1]}", None, (document[2], *rest[1:]), "canvas"))
         found.append(Reading(f"{first}/{rest[0]}", rest[1] if rest[1:] else None, rest[2:], "canvas"))
     if joined := _JOINED.fullmatch(first):
         found.append(Reading(joined[1], joined[2], rest))

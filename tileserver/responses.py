@@ -7,6 +7,7 @@ an answer may be kept. Headers that every answer carries are put on by ``edge.py
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from tileserver.errors import InvalidBody, MethodNotAllowed, NotFound, TileServe
 from tileserver.params import Call
 from tileserver.pipeline import Answer
 from tileserver.protocol import Encoded
+from tileserver.redaction import NOTHING_HIDDEN, Redaction
 
 UDF_POLICY: Final = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
 MAX_METADATA: Final = 8000
@@ -80,11 +82,16 @@ def _headers(request: Request, grant: Grant, call: Call, answer: Answer, http_ma
         "accept-ranges": "bytes",
         "vary": "Accept, Accept-Encoding, Authorization" if grant.restricted else "Accept, Accept-Encoding",
         "x-cache": answer.outcome,
-        "x-fused-metadata": metadata(encoded.meta),
+        "x-fused-metadata": metadata(_output(encoded.meta, request.app.state.redact)),
     }
     if answer.outcome == "hit":
         headers["x-fused-cached"] = "true"
     return headers
+
+
+def _output(facts: Mapping[str, Any], redact: Redaction) -> dict[str, str]:
+    """What a run that went well has printed."""
+    return {name: redact(str(facts.get(name, ""))) for name in ("stdout", "stderr")}
 
 
 def _cache_control(request: Request, grant: Grant, call: Call, encoded: Encoded, http_max_age: int) -> str:
@@ -151,22 +158,33 @@ def _partial(request: Request, body: bytes, headers: dict[str, str]) -> Response
     return Response(body[start:stop], status_code=206, headers=headers)
 
 
+def document(request: Request, body: bytes, cache_control: str) -> Response:
+    """A JSON document that describes UDFs, with a validator of its own."""
+    etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
+    headers = {"cache-control": cache_control, "etag": etag, "content-type": "application/json"}
+    if cache_control.startswith("private"):
+        headers["vary"] = "Authorization"
+    if _none_match(request, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers)
+
+
 # -- failures
 
 
 def failure(
-    error: TileServerError, *, may_read_code: bool = False, hidden: Mapping[str, str] | None = None
+    error: TileServerError, *, may_read_code: bool = False, redact: Redaction = NOTHING_HIDDEN
 ) -> Response:
     """The response for an error. A UDF's failure carries ``x-fused-metadata``, any other
     ``x-fused-error``, never both: clients tell them apart by that.
 
-    ``hidden`` maps paths of this machine to what callers see in their place.
+    ``redact`` takes paths of this machine out of what a UDF says.
     """
     headers = {"cache-control": "no-store"}
     message = error.message if error.status != 500 else "internal server error"
     if isinstance(error, UdfError):
-        message = _rewritten(message, hidden)
-        headers["x-fused-metadata"] = metadata(_failure_facts(error, message, may_read_code, hidden))
+        message = redact(message)
+        headers["x-fused-metadata"] = metadata(_failure_facts(error, message, may_read_code, redact))
         headers["content-security-policy"] = UDF_POLICY
     else:
         headers["x-fused-error"] = _header_safe(message)
@@ -181,18 +199,16 @@ def failure(
     if isinstance(error, UdfError):
         detail |= {"error": error.exception_class, "lineno": error.lineno}
         if may_read_code and error.traceback:
-            detail["traceback"] = _rewritten(error.traceback, hidden)
+            detail["traceback"] = redact(error.traceback)
     headers["content-type"] = "application/json"
     return Response(json.dumps(detail), status_code=error.status, headers=headers)
 
 
-def _failure_facts(
-    error: UdfError, message: str, may_read_code: bool, hidden: Mapping[str, str] | None
-) -> dict[str, Any]:
+def _failure_facts(error: UdfError, message: str, may_read_code: bool, redact: Redaction) -> dict[str, Any]:
     trace = error.traceback if may_read_code else f"{message}\n"
     return {
-        "stdout": error.stdout,
-        "stderr": _rewritten(error.stderr + trace, hidden),
+        "stdout": redact(error.stdout),
+        "stderr": redact(error.stderr + trace),
         "has_exception": True,
         "exception_class": error.exception_class,
         "errormsg": message,
@@ -202,44 +218,45 @@ def _failure_facts(
     }
 
 
-def _rewritten(text: str, hidden: Mapping[str, str] | None) -> str:
-    for path, shown in (hidden or {}).items():
-        text = text.replace(path, shown)
-    return text
-
-
 def metadata(facts: Mapping[str, Any]) -> str:
     """The value of ``x-fused-metadata``: ASCII JSON of at most 8 KB; output is cut to fit, standard
     output in its middle, standard error at its beginning."""
+    stdout, stderr = str(facts.get("stdout", "")), str(facts.get("stderr", ""))
     chosen: dict[str, Any] = {
-        "stdout": str(facts.get("stdout", "")),
-        "stderr": str(facts.get("stderr", "")),
+        "stdout": stdout,
+        "stderr": stderr,
         "has_exception": bool(facts.get("has_exception", False)),
-        "exception_class": facts.get("exception_class"),
-        "errormsg": _cut(facts.get("errormsg")),
-        "exception": _cut(facts.get("exception")),
+        "exception_class": _cut(facts.get("exception_class"), 200),
+        "errormsg": _cut(facts.get("errormsg"), 1000),
+        "exception": _cut(facts.get("exception"), 1000),
         "lineno": facts.get("lineno"),
         "error_type": facts.get("error_type"),
     }
     text = json.dumps(chosen)
     room = MAX_METADATA
-    while len(text) > MAX_METADATA and room > 100:
-        room //= 2
-        chosen["stdout"] = _middle_out(chosen["stdout"], room)
-        chosen["stderr"] = chosen["stderr"][-room:]
+    while len(text) > MAX_METADATA:
+        room = room * 3 // 4
+        chosen["stdout"] = _middle_out(stdout, room)
+        chosen["stderr"] = stderr if len(stderr) <= room else stderr[-room:]
         text = json.dumps(chosen)
     return text
 
 
-def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= 500 else f"{text[:500]}..."
+def _cut(text: str | None, room: int) -> str | None:
+    """As much of a text as is ``room`` characters long in JSON, where some take six or twelve."""
+    if text is None or len(json.dumps(text[: room + 1])) <= room:
+        return text
+    kept = text[:room]
+    while len(json.dumps(kept)) > room:
+        kept = kept[: len(kept) * 3 // 4]
+    return f"{kept}..."
 
 
 def _middle_out(text: str, room: int) -> str:
     if len(text) <= room:
         return text
     half = room // 2
-    return f"{text[:half]}\n...\n{text[-half:]}"
+    return f"{text[:half]}\n...\n{text[len(text) - half :]}"
 
 
 def _header_safe(text: str) -> str:

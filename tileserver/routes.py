@@ -6,6 +6,7 @@ routes stand at ``/`` and at ``/server/v1/realtime-shared/``.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tileserver import documents, pages, pipeline, responses, tiles
+from tileserver import documents, openapi, pages, pipeline, responses, tiles
 from tileserver.access import Credentials, Grant
 from tileserver.errors import BadRequest, InvalidTile, NotFound, UdfError, UnknownUdf
 from tileserver.params import Address, Call, Caller, QueryItems, is_reserved, parse_query
@@ -87,6 +88,8 @@ def _resource(reading: Reading) -> tuple[str, Resource, Address]:
             raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
         case ("run", "tiles.json"):
             return "tilejson", tilejson, Address(tile=_WHOLE_WORLD)
+        case (".api.json",) if reading.name is None and reading.is_canvas:
+            return "openapi", api, Address()
         case ("map",):
             return "map", map_page, Address(tile=_WHOLE_WORLD)
     raise NotFound("no such address; a UDF answers at /TOKEN/NAME and /TOKEN/NAME/run/tiles/{z}/{x}/{y}")
@@ -119,7 +122,7 @@ async def tilejson(request: Request, target: Target, grant: Grant, services: Ser
         query.append((_SESSION, request.query_params[_SESSION]))
         kept = "private, no-store"
     document = documents.tilejson(layer, f"{base}?{urlencode(query)}")
-    return JSONResponse(document, headers={"cache-control": kept})
+    return responses.document(request, json.dumps(document).encode(), kept)
 
 
 async def map_page(request: Request, target: Target, grant: Grant, services: Services) -> Response:
@@ -159,6 +162,29 @@ async def canvas(request: Request, target: Target, grant: Grant, services: Servi
     )
 
 
+async def api(request: Request, target: Target, grant: Grant, services: Services) -> Response:
+    """OpenAPI of the UDFs that a token reaches."""
+    found = await services.catalog.canvas(grant.canvas)
+    udfs = [udf for name, udf in sorted(found.udfs.items()) if grant.reaches(name)]
+    document = openapi.document(
+        found.name, udfs, _base(request), security=_security(grant), description=found.description
+    )
+    kept = "private, no-cache" if grant.restricted else "public, no-cache"
+    return responses.document(
+        request, openapi.as_json(document), "private, no-store" if grant.session else kept
+    )
+
+
+def _security(grant: Grant) -> str | None:
+    """The scheme of the credential that opens a share; a name that isn't public takes an access token even
+    where the canvas is."""
+    if grant.level == "team":
+        return openapi.SESSION
+    if grant.level == "passcode":
+        return openapi.PASSCODE
+    return openapi.ACCESS_TOKEN if grant.restricted else None
+
+
 # -- parts of them
 
 
@@ -191,9 +217,17 @@ def _caller(request: Request, grant: Grant) -> Caller:
 def _credentials(request: Request) -> Credentials:
     return Credentials(
         authorization=request.headers.get("authorization"),
-        session_token=request.query_params.get(_SESSION),
+        session_token=_session(request),
         address=request.client.host if request.client else None,
     )
+
+
+def _session(request: Request) -> str | None:
+    """The session token of the query; of a query that will be refused, none."""
+    try:
+        return dict(parse_query(request.scope["query_string"])).get(_SESSION)
+    except BadRequest:
+        return None
 
 
 def _own_parameters(request: Request) -> QueryItems:
@@ -205,7 +239,7 @@ def _path(request: Request) -> str:
     """The path that the UDF's other addresses begin with, as this request wrote it."""
     raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
     path = raw.decode("latin-1").partition("?")[0]
-    for ending in ("/run/tiles.json", "/map"):
+    for ending in ("/run/tiles.json", "/map", ".api.json"):
         path = path.removesuffix(ending)
     return path.rstrip("/")
 

@@ -28,6 +28,7 @@ from tileserver.protocol import Encoded
 from tileserver.settings import Settings
 from tileserver.telemetry import configure_logging
 from tileserver.vault import Vault
+from tileserver.wire import Protocol
 
 _GRACE = 30
 
@@ -50,6 +51,7 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        http=Protocol,
         lifespan="on",
         timeout_graceful_shutdown=_GRACE,
     )

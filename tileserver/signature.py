@@ -20,6 +20,8 @@ _PLAIN_TYPES: Final = frozenset(
     | {"List", "Dict", "Tuple", "Set", "Literal", "UUID", "date", "datetime", "time"}
 )
 
+_LONGEST_INT: Final = 4096  # bits; Python writes no number of more than 4300 digits
+
 
 class NotAUdf(Exception):
     """The source has no decorated function: a module, not a UDF."""
@@ -78,6 +80,7 @@ class Signature:
 
     ``takes_any`` is set by ``**kwargs``. ``neighbours`` are the names it passes literally to
     ``fused.load``, ``run`` or ``submit``; ``computed`` says that other names may come up at run time.
+    ``engine`` is the machine that the decorator asks for, as written.
     """
 
     entry: str
@@ -132,11 +135,14 @@ def read(source: str, entry: str | None = None) -> Signature:
     :raises BrokenSource: for syntax errors, several candidates, or decorator arguments that are wrong.
     """
     try:
-        tree = ast.parse(source)
+        return _signature(ast.parse(source), entry)
     except SyntaxError as error:
         raise BrokenSource(f"SyntaxError: {error.msg}", error.lineno) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise BrokenSource(f"{type(error).__name__}: {error}", None) from None
+
+
+def _signature(tree: ast.Module, entry: str | None) -> Signature:
     function, decorator = _entry(tree, entry)
     arguments = _decorator_arguments(decorator)
     named, computed = _neighbours(tree)
@@ -145,10 +151,11 @@ def read(source: str, entry: str | None = None) -> Signature:
         parameters=tuple(_parameters(function.args)),
         takes_any=function.args.kwarg is not None,
         max_age=_max_age(arguments.get("cache_max_age"), decorator.lineno),
-        doc=ast.get_docstring(function) or "",
+        # Escapes can write halves of characters, which no answer could carry.
+        doc=(ast.get_docstring(function) or "").encode(errors="replace").decode(),
         lineno=function.lineno,
         defaults=_stored_defaults(arguments.get("default_parameters")),
-        engine=_text(arguments.get("engine") or arguments.get("instance_type")),
+        engine=_written(arguments.get("engine") or arguments.get("instance_type")),
         neighbours=named,
         computed=computed,
     )
@@ -210,9 +217,8 @@ def _literal(node: ast.expr | None) -> Any:
         return None
 
 
-def _text(node: ast.expr | None) -> str | None:
-    value = _literal(node)
-    return value if isinstance(value, str) else None
+def _written(node: ast.expr | None) -> str | None:
+    return None if node is None else ast.unparse(node)
 
 
 def _max_age(node: ast.expr | None, lineno: int) -> int | None:
@@ -256,6 +262,8 @@ def _plain(value: Any) -> Json:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, int) and value.bit_length() > _LONGEST_INT:
+        return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return None

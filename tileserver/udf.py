@@ -54,7 +54,9 @@ class UdfSettings:
 
 @dataclass(frozen=True, slots=True)
 class Udf:
-    """``revision`` changes with everything that can change an answer; ``signature`` is read from source."""
+    """``revision`` changes with everything that can change an answer; ``signature`` is read from source.
+    ``about`` is the description stored beside the source, where there is one; ``listed`` is False where it
+    says that documents leave the UDF out."""
 
     canvas: str
     name: str
@@ -65,6 +67,8 @@ class Udf:
     description: str
     defaults: Mapping[str, Json]
     hint: Mode = "auto"
+    about: str = ""
+    listed: bool = True
 
     @property
     def is_layer(self) -> bool:

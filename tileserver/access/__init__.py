@@ -156,6 +156,7 @@ class Access(Store):
             udfs=names_of(row["udfs"]),
             session=self._enter(row, credentials, identity),
             identity=identity,
+            level=level_of(row),
         )
 
     def _enter(self, row: sqlite3.Row, credentials: Credentials, identity: Identity | None) -> bool:

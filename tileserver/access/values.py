@@ -63,8 +63,8 @@ class Grant:
 
     ``udf`` is set for the token of one UDF, ``udfs`` where a canvas shares only some. ``share`` is the token,
     or the name that stood in its place. ``restricted`` says that a credential was needed: such answers are
-    private; ``session``, that it was a session token. ``identity`` is the holder of an access token, also
-    where none was needed.
+    private; ``session``, that it was a session token. ``level`` says which credential opens the share,
+    ``identity`` is the holder of an access token, also where none was needed.
     """
 
     canvas: str
@@ -76,6 +76,7 @@ class Grant:
     udfs: frozenset[str] | None = None
     session: bool = False
     identity: Identity | None = None
+    level: Level = "public"
 
     def reaches(self, name: str) -> bool:
         """Whether the UDF of this name may be reached."""

@@ -1,0 +1,52 @@
+"""The benchmarks run, and a small sample keeps a bound that a busy machine keeps, too."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import refusals
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_refusals_are_quick_and_run_nothing(tmp_path: Path) -> None:
+    """Four times the bound of the benchmark, over all kinds; each with its status and a message."""
+    with refusals.serving(tmp_path) as place:
+        times = sorted(
+            time
+            for kind in refusals.kinds(place)
+            for time in refusals.measure(place, kind, requests=20, connections=2)
+        )
+
+        assert refusals.percentile(times, 0.99) < 4 * refusals.BOUND
+        assert not place.ran
+
+
+def test_a_refusal_of_another_status_is_an_error(tmp_path: Path) -> None:
+    """Fast, but wrong, is not measured."""
+    with refusals.serving(tmp_path) as place:
+        wrong = refusals.Kind("no refusal", 404, "/healthz")
+
+        with pytest.raises(RuntimeError, match="no refusal: 200"):
+            refusals.measure(place, wrong, requests=1, connections=1)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (0.5, 51.0), (0.99, 100.0), (1.0, 100.0)])
+def test_percentiles(share: float, expected: float) -> None:
+    """Of a hundred values."""
+    assert refusals.percentile([float(n) for n in range(1, 101)], share) == expected
+
+
+def test_the_documented_figures_name_every_kind() -> None:
+    """docs/benchmarks.md was written from a run of this version."""
+    place = refusals.Place("", Path(), "fc_a", "fc_b", "s")
+    rows = re.findall(
+        r"^\| ([^|]+) \| +[\d.]+ \| +[\d.]+ \| +[\d.]+ \|$",
+        (ROOT / "docs/benchmarks.md").read_text(),
+        re.MULTILINE,
+    )
+
+    assert [row.strip() for row in rows] == [*(kind.name for kind in refusals.kinds(place)), "**all**"]
