@@ -479,14 +479,14 @@ def test_secrets_are_set_listed_and_forgotten(own: Path) -> None:
     (own / "city/canvas.toml").write_text('[env]\nWORD = "secret:WORD"\n')
     (own / "city/word.py").write_text(
         "import os\nimport fused\n@fused.udf\ndef udf():\n"
-        "    return [os.environ['WORD'], fused.secrets['WORD'], fused.secrets.WORD]\n"
+        "    return [os.environ['WORD'], fused.secrets['WORD'], fused.secrets.WORD, fused.secret('WORD')]\n"
     )
     command = [sys.executable, "-m", "tileserver", "secret", "set", "city/WORD", "--workspace", str(own)]
     made = subprocess.run(command, input="käse \n", capture_output=True, text=True, timeout=60, check=True)
 
     assert made.stdout == "city/WORD is set\n"
     assert ask(own, "secret", "list") == [{"secret": "city/WORD", "canvas": "city", "name": "WORD"}]
-    assert json.loads(ask(own, "udf", "run", "city/word")["result"]) == ["käse "] * 3
+    assert json.loads(ask(own, "udf", "run", "city/word")["result"]) == ["käse "] * 4
     assert not [row for row in ask(own, "udf", "list", "city") if "secret" in row.get("problem", "")]
     assert ask(own, "secret", "unset", "city/WORD") == {"secret": "city/WORD", "unset": True}
     assert ask(own, "secret", "list") == []

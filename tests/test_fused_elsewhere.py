@@ -173,6 +173,7 @@ def test_x_y_and_z_run_a_tile(server: Server) -> None:
         ("found = fused.run('{lib}/echo', b='x')", "UdfRuntimeError: The UDF returned the following error"),
         ("found = fused.run('{lib}/tile', x=9, y=0, z=1)", "LookupError: tile 1/9/0 is outside"),
         ("found = fused.load('{hidden}/data')", "PermissionError: "),
+        ("found = fused.utils.data", "AttributeError: fused.utils has no 'data': unknown token"),
         ("found = fused.load('https://github.com/a/b/tree/c/d')", "LookupError: no folder stands for"),
     ],
 )
@@ -232,6 +233,7 @@ def test_only_who_may_read_the_code_gets_the_traceback(server: Server) -> None:
         ("import asyncio; found = asyncio.run(fused.load_async('{lib}/common')).FACTOR", 3),
         ("found = fused.run('{lib}/common', parameters={'n': 2}, engine='remote', max_retry=1)", 106),
         ("found = fused.load('near').set_parameters({'n': 4})()", 5),
+        ("found = [fused.utils.common.BASE, fused.utils['echo'].BASE, fused.utils.near(n=1)]", [100, 100, 2]),
     ],
 )
 def test_what_can_be_loaded_and_run(server: Server, code: str, expected: object) -> None:

@@ -176,6 +176,7 @@ def test_files_go_up_and_down(folder: Path, tmp_path: Path) -> None:
     assert pd.read_parquet(api.resolve("a/frame.parquet")).x.tolist() == [1]
     api.download("a/bytes.bin", "copy.bin")
     assert (folder / "copy.bin").read_bytes() == b"bytes"
+    assert api.sign_url("a/local.txt").startswith("file:///")
     assert pd.read_csv(api.sign_url("a/local.txt")).columns.tolist() == ["local"]
     assert list(api.sign_url_prefix("a/b")) == [f"{folder}/a/b/open.bin"]
 

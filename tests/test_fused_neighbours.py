@@ -46,6 +46,11 @@ def calling(folder: Path, body: str, **files: str) -> Bundle:
         ("fused.run('tiled', x=1, y=1, z=2)[0]", -90.0),
         ("fused.run('frame', area=[1, 2, 3, 4])", ["x", "y", "z", "geometry"]),
         ("fused.run('words', ids=['01', '2'])", ["01", "2"]),
+        ("[fused.load('common').run_local(n=2), fused.load('common').run_file(n=2)]", [106, 106]),
+        (
+            "[fused.load('common').run_remote(n=2), fused.load('tiled').run_tile(x=1, y=1, z=2)[0]]",
+            [106, -90],
+        ),
     ],
 )
 def test_neighbours_are_loaded_and_run(tmp_path: Path, expression: str, expected: object) -> None:

@@ -4,9 +4,14 @@ format that their author meant. Their data is made here.
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import io
 import json
+import re
+import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -257,3 +262,29 @@ def test_every_udf_is_asked(places: Server) -> None:
     udfs = {path.stem for path in (FOLDER / "places").rglob("*.py") if "@fused.udf" in path.read_text()}
 
     assert udfs == asked | {"download"}
+
+
+# What published UDFs import most.
+IMPORTED = (
+    *("pandas", "geopandas", "shapely", "numpy", "rasterio", "requests", "jinja2", "h3", "altair", "duckdb"),
+    *("pyarrow", "matplotlib", "pystac_client", "xarray"),
+)
+
+
+def test_what_published_udfs_import_can_be_installed() -> None:
+    """Contract, section 13: by the server itself or the extra ``udfs``, for the idioms here as well."""
+    project = tomllib.loads((FOLDER.parent.parent / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["udfs"]]
+    installed = {re.split(r"[^\w-]", text)[0].replace("-", "_") for text in wanted}
+    provided = {"fused", "fastapi", "starlette", *sys.stdlib_module_names}
+    own = {path.stem for path in FOLDER.rglob("*.py")}
+
+    trees = [ast.parse(path.read_text()) for path in FOLDER.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    imported = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+
+    assert {*IMPORTED} <= installed
+    # Two come with packages of another name: pillow and pystac-client.
+    assert {name.partition(".")[0] for name in imported} - provided - own <= {*installed, "PIL", "pystac"}
+    assert [name for name in IMPORTED if importlib.util.find_spec(name) is None] == []

@@ -84,6 +84,21 @@ def test_the_client_learns_who_it_is_and_where_udfs_run(server: Server) -> None:
     assert who["execution_environment_id"] == place["client_id"]
 
 
+@pytest.mark.parametrize(
+    ("scheme", "status"),
+    [
+        *(("Bearer", 200), ("bearer", 200), ("Fused-Service-Token", 200), ("FUSED-SERVICE-TOKEN", 200)),
+        *(("Basic", 401), ("fused-canvas-passcode", 401), ("", 401)),
+    ],
+)
+def test_an_access_token_comes_by_two_schemes(server: Server, scheme: str, status: int) -> None:
+    """Contract, section 6: ``Bearer`` and ``Fused-Service-Token``, in any case."""
+    _, secret = server.access.create_token()
+    answer = server.get(f"{P}/user/self", headers={"authorization": f"{scheme} {secret}".strip()})
+
+    assert answer.status_code == status
+
+
 # -- loading
 
 

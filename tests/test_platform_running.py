@@ -259,6 +259,101 @@ def test_an_unknown_format_is_refused_before_the_run(poster: Poster, tmp_path: P
     assert not mark.exists()
 
 
+# -- the fields of a body
+
+
+def test_a_step_config_may_be_an_object(poster: Poster) -> None:
+    """Contract, section 9: JSON text as clients send it, or the object itself."""
+    content = body(ADD, parameters={"a": 3})
+
+    assert poster({**content, "step_config": json.loads(content["step_config"])}).json() == [3, None]
+
+
+@pytest.mark.parametrize("entry", ["first", "second", "udf"])
+def test_the_entrypoint_is_called(poster: Poster, entry: str) -> None:
+    """Contract, section 9: the function of that name, also where one is called ``udf``."""
+    code = "".join(f"@fused.udf\ndef {n}():\n    return [{n!r}]\n" for n in ("first", "udf", "second"))
+
+    assert poster(body(code, entrypoint=entry)).json() == [entry]
+
+
+def test_parameters_are_what_json_says(poster: Poster) -> None:
+    """Contract, section 9: numbers stay numbers, text stays text unless it is annotated, and null is None."""
+    code = (
+        "@fused.udf\ndef main(n, x, flag, text, parsed: list, none=1, left=2):\n"
+        "    return [n, x, flag, text, parsed, none, left]\n"
+    )
+    given = {"n": 5, "x": 1.5, "flag": True, "text": "[1]", "parsed": "[1]", "none": None}
+
+    assert poster(body(code, parameters=given)).json() == [5, 1.5, True, "[1]", [1], None, 2]
+
+
+def test_the_age_of_the_object_is_the_decorators(poster: Poster) -> None:
+    """Contract, sections 8 and 9: how old a stored result may be, unless the query says otherwise."""
+    code = "@fused.udf\ndef main():\n    import uuid\n    return [uuid.uuid4().hex, 'age']\n"
+    content = body(code, cache_max_age=0)
+
+    never = [poster(content) for _ in range(2)]
+    asked = [poster(content, f"{P}?cache_max_age=60") for _ in range(2)]
+
+    assert never[0].json() != never[1].json()
+    assert {answer.headers["cache-control"] for answer in never} == {"no-store"}
+    assert asked[0].json() == asked[1].json()
+    assert poster(body(code, cache_max_age=3600)).json() == asked[0].json()
+
+
+def test_fields_that_mean_nothing_here_are_ignored(poster: Poster) -> None:
+    """Contract, section 9: what says where Fused runs a UDF, a profile, and whatever else there may be."""
+    fields = {
+        "metadata": {"fused:id": "x", "fused:slug": 1},
+        "collection_id": "nobody's",
+        "engine": "large",
+        "instance_type": "r5.large",
+        "disk_size_gb": 999,
+        "region": "eu-west-1",
+        "original_headers": "from nowhere import x",
+        "unknown": [{}],
+    }
+    content = body("@fused.udf\ndef main():\n    return ['ran']\n", profile=True, extra=[1], **fields)
+
+    assert poster({**content, "dtype_in": "csv"}).json() == ["ran"]
+
+
+@pytest.mark.parametrize(
+    ("value", "media_type"), [("pd.DataFrame({'a': [1]})", "text/csv"), ("grey", "image/webp")]
+)
+def test_legacy_formats_may_stand_in_the_body(poster: Poster, value: str, media_type: str) -> None:
+    """Contract, section 9: as older clients post them, one for tables and one for pictures."""
+    code = (
+        "import numpy as np, pandas as pd\ngrey = np.zeros((4, 4), 'uint8')\n"
+        f"@fused.udf\ndef main():\n    return {value}\n"
+    )
+    legacy = {"format": None, "dtype_out_vector": "csv", "dtype_out_raster": "webp"}
+
+    answer = poster({**body(code), **legacy})
+
+    assert answer.headers["content-type"].partition(";")[0] == media_type
+
+
+@pytest.mark.parametrize("name", ["hello", "../../hello", "a/b", "name with é", "x" * 300, "posted.py"])
+def test_a_name_is_only_a_name(server: Server, poster: Poster, name: str) -> None:
+    """Contract, section 9: what the code calls itself, never a file, nor a UDF that the canvas has."""
+    code = "@fused.udf\ndef main():\n    return [fused.context.this_udf().name]\n"
+
+    assert poster(body(code, name=name)).json() == [name]
+    assert poster(body(code, name=name, collection_name="city")).json() == [name]
+    assert server.get("/{city}/hello").json() == {"n": 1}
+
+
+def test_no_data_is_an_empty_body(poster: Poster) -> None:
+    """Contract, sections 7.1 and 9: clients read it as None, in a tile too, whatever format was asked for."""
+    code = "@fused.udf\ndef main(bounds=None):\n    return None\n"
+
+    for path in (P, f"{P}/tiles/0/0/0", f"{P}/start/tiles/0/0/0"):
+        answer = poster(body(code, format="png"), path, run_id=uuid.uuid4().hex)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
 # -- started, and asked for later
 
 

@@ -102,6 +102,35 @@ def test_a_table_in_an_object_store_is_read(serve: Callable[..., Server], store:
     ]
 
 
+def test_files_of_an_object_store_are_listed_read_and_signed(
+    serve: Callable[..., Server], store: Store
+) -> None:
+    """Contract, section 13: ``fused.api`` with the paths of a store. A signed address names the key, for an
+    hour, and never the secret; that it opens is for a real store to say, which moto is not."""
+    source = (
+        "@fused.udf\ndef udf(name: str = 's3://fused-sample/housing.csv'):\n"
+        "    fused.api.upload(b'a,b', 's3://fused-sample/new/one.csv')\n"
+        "    return [fused.api.list('s3://fused-sample/'), fused.api.get(name).decode(),\n"
+        "            fused.api.delete('s3://fused-sample/new/one.csv'),\n"
+        "            fused.api.sign_url(name), list(fused.api.sign_url_prefix('s3://fused-sample/'))]\n"
+    )
+    files = {**store.canvas(), "city/files.py": source}
+    files["city/canvas.toml"] += 'AWS_DEFAULT_REGION = "eu-central-1"\n'
+    server = serve(files)
+    set_secret(server, "city", store.secret)
+
+    entries, read, deleted, address, prefix = eventually(server, "/{city}/files.json", 200).json()
+
+    assert sorted(entries) == ["s3://fused-sample/housing.csv", "s3://fused-sample/new/"]
+    assert (read, deleted) == ("price,area\n100,50\n90,30\n", True)
+    signed = httpx.URL(address)
+    assert str(signed.copy_with(query=None)) == f"{store.url}/fused-sample/housing.csv"
+    assert signed.params["X-Amz-Credential"].startswith(f"{store.key}/")
+    assert (signed.params["X-Amz-Expires"], len(signed.params["X-Amz-Signature"])) == ("3600", 64)
+    assert store.secret not in address
+    assert prefix == ["s3://fused-sample/housing.csv"]
+
+
 def test_a_changed_secret_is_used_by_the_next_run(serve: Callable[..., Server], store: Store) -> None:
     """Libraries keep connections with the credentials that they were made with: a worker that has another
     environment is not used again. What a wrong secret gives is the UDF's failure, and is not stored."""

@@ -133,6 +133,10 @@ def test_a_udf_that_raises(server: Server, path: str, python_class: str, errorms
     response = server.get(f"/{{city}}/{path}")
     facts = failed(response)
 
+    assert facts.keys() == {
+        *("stdout", "stderr", "has_exception", "exception_class"),
+        *("errormsg", "exception", "lineno", "error_type"),
+    }
     assert facts["exception_class"] == python_class
     assert facts["errormsg"].startswith(errormsg)
     assert facts["exception"].startswith(errormsg)

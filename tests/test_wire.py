@@ -134,6 +134,7 @@ def test_what_is_no_http_gets_400(server: Server, request_line: bytes) -> None:
 
     assert status == 400
     assert "not a valid HTTP request" in json.loads(body)["detail"]
+    assert headers["content-type"] == "application/json"
     assert headers["cache-control"] == "no-store"
     assert headers["connection"] == "close"
 

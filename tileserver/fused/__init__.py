@@ -20,7 +20,7 @@ from tileserver.fused.files import download, file_path
 from tileserver.fused.neighbours import UdfObject, load, load_async, run, run_async
 from tileserver.fused.submitting import submit
 from tileserver.fused.tables import get_chunk_from_table, get_chunks_metadata
-from tileserver.fused.values import options, secret, secrets
+from tileserver.fused.values import options, secret, secrets, utils
 
 __all__ = [
     "UdfObject",
@@ -44,6 +44,7 @@ __all__ = [
     "submit",
     "types",
     "udf",
+    "utils",
 ]
 
 

@@ -1,12 +1,13 @@
-"""``fused.secrets`` and ``fused.options``: two small mappings with attributes."""
+"""``fused.secrets``, ``fused.options`` and ``fused.utils``: small mappings with attributes."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from tileserver.fused import files, state
+from tileserver.fused import files, neighbours, state
 
 
 class Secrets(Mapping[str, str]):
@@ -56,8 +57,30 @@ class Options:
         object.__setattr__(self, name, value)
 
 
+class Utils:
+    """The older way to helpers, before ``fused.load``: ``utils.NAME`` or ``utils["NAME"]`` is the module
+    ``utils`` of a UDF of that name in the canvas, else of a public one; the UDF itself where it has none."""
+
+    def __getitem__(self, name: str) -> Any:
+        udf = neighbours.load(name if neighbours.own_name(name) else f"UDF_{name}")
+        state.current().uncounted = True  # the revision counts what is loaded by fused.load
+        try:
+            return udf.utils
+        except AttributeError:
+            return udf
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except LookupError as error:
+            raise AttributeError(f"fused.utils has no {name!r}: {error}") from None
+
+
 secrets = Secrets()
 options = Options()
+utils = Utils()
 
 
 def secret(name: str) -> str:
