@@ -217,9 +217,7 @@ class Fetcher:
             headers = {"User-Agent": "tileserver", "Accept-Encoding": "identity"}
             connection.request("GET", parts.path or "/", headers=headers)
             response = connection.getresponse()
-            body = b"" if response.status != 200 else _read(response)
-            if time.monotonic() >= deadline:  # what has no length ends where it is cut
-                raise NotFetched(f"it took longer than {_WHOLE_LIMIT:g} s")
+            body = b"" if response.status != 200 else _read(response, deadline)
             return response.status, response.headers.get("location"), body
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() >= deadline:
@@ -230,12 +228,14 @@ class Fetcher:
             connection.close()
 
 
-def _read(response: http.client.HTTPResponse) -> bytes:
+def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
     body = bytearray()
     while chunk := response.read1(65536):
         body += chunk
         if len(body) > _LARGEST:
             raise NotFetched(f"it is larger than {_LARGEST} bytes")
+    if time.monotonic() >= deadline:  # what was cut off may look complete
+        raise NotFetched(f"it took longer than {_WHOLE_LIMIT:g} s")
     if response.length:
         raise NotFetched("it ended before its end")
     return bytes(body)
