@@ -25,6 +25,12 @@ FILES = {
     "city/headers.py": HEADERS,
     "city/context.py": CONTEXT,
     "city/looks.py": LOOKS,
+    "city/dies.py": "import fused, os, time\n@fused.udf\ndef udf():\n"
+    "    print(fused.context.get_header('x-who'), flush=True)\n    time.sleep(1)\n    os._exit(3)\n",
+    "city/cached.py": "import fused\n@fused.cache\ndef who(): return fused.context.get_header('x-who')\n"
+    "@fused.cache\nasync def later(): return fused.context.get_header('x-who')\n"
+    "@fused.cache\ndef plain():\n    import uuid\n    return uuid.uuid4().hex\n"
+    "@fused.udf\nasync def udf():\n    return [who(), await later(), plain()]\n",
     "city/parent.py": "import fused\n@fused.udf\ndef udf():\n    return fused.run('looks')\n",
     "city/canvas.toml": "public_name = true\n",
     "team/context.py": CONTEXT,
@@ -189,3 +195,27 @@ async def test_callers_at_once_share_what_does_not_look(server: Server) -> None:
         answers = await asyncio.gather(*(client.get(url, headers={"x-who": str(n)}) for n in range(5)))
 
     assert len({answer.text for answer in answers}) == 1
+
+
+@pytest.mark.anyio
+async def test_what_a_run_printed_before_its_end_is_its_callers_alone(server: Server) -> None:
+    """Who has joined a run that was killed learns that, and not what it had printed of somebody else."""
+    url = f"{server.url}/{server.tokens['city']}/dies"
+    callers = [f"caller{number}" for number in range(3)]
+
+    async with httpx.AsyncClient(timeout=60) as client:
+        answers = await asyncio.gather(*(client.get(url, headers={"x-who": who}) for who in callers))
+
+    told = [json.loads(answer.headers["x-fused-metadata"])["stdout"] for answer in answers]
+    assert [answer.status_code for answer in answers] == [422] * 3
+    assert sorted(told)[:2] == ["", ""]
+    assert sorted(told)[2] == f"{callers[told.index(max(told))]}\n"
+
+
+def test_what_fused_cache_made_of_a_caller_is_not_kept(server: Server) -> None:
+    """It would be given to the next one; what doesn't look at the caller is kept."""
+    first, second = (server.get("/{city}/cached", headers={"x-who": who}) for who in ("a", "b"))
+
+    assert (first.json()[:2], second.json()[:2]) == (["a", "a"], ["b", "b"])
+    assert first.json()[2] == second.json()[2]
+    assert second.headers["cache-control"] == "private, no-store"

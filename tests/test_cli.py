@@ -190,6 +190,7 @@ def test_wrong_usage_is_one_line_and_status_two(workspace: Path, arguments: list
         (["shared-token", "create", "city/nobody"], "no UDF called 'nobody'"),
         (["serve", "--time-limit", "soon"], "--time-limit takes a duration"),
         (["serve", "--host", "0.0.0.0"], "set allowed_hosts"),
+        (["serve", "--fetch-allow", "http://a.example"], "not 'http://a.example'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -235,6 +236,8 @@ def test_a_database_without_its_key_is_refused(own: Path) -> None:
 
     assert (result.returncode, result.stdout) == (1, "")
     assert "its key is missing" in result.stderr
+    served = run("serve", own, "--port", "0")
+    assert (served.returncode, served.stdout, served.stderr) == (1, "", result.stderr)
 
 
 def test_a_reader_that_leaves_early_is_no_error(workspace: Path) -> None:

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,6 +75,11 @@ def server(serve: Callable[..., Server], tmp_path: Path) -> Server:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    (tmp_path / "mirror/public/large").mkdir()
+    with (tmp_path / "mirror/public/large/large.py").open("wb") as file:
+        file.truncate(2**33)
+    (tmp_path / "passwd.py").write_text("")
+    (tmp_path / "mirror/public/linked").symlink_to(tmp_path)
     pairs = [f"{TREE}/={tmp_path}/mirror", f"{TREE.replace('tree', 'blob')}={tmp_path}/mirror"]
     return serve(UDFS, *[word for pair in pairs for word in ("--source-map", pair)])
 
@@ -124,6 +130,9 @@ def test_a_computed_address_is_asked_for_and_not_stored(server: Server) -> None:
         (f"{TREE}/public/nothing", "has no such source"),
         (f"{TREE}/../../etc", "no folder stands for"),
         (f"{TREE}x/public/common", "nothing is fetched from github.com"),
+        (f"{TREE}/public/%00", "no folder stands for"),
+        (f"{TREE}/public/large/large.py", "larger than"),
+        (f"{TREE}/public/linked/passwd.py", "no folder stands for"),
         ("https://example.org/x.py", "nothing is fetched from example.org"),
     ],
 )
@@ -218,15 +227,18 @@ class Pages(BaseHTTPRequestHandler):
 
     pages: ClassVar[dict[str, tuple[int, dict[str, str], bytes]]] = {}
     asked: ClassVar[list[str]] = []
+    enough: ClassVar[threading.Event] = threading.Event()
 
     def do_GET(self) -> None:
         Pages.asked.append(f"{self.headers['host'].partition(':')[0]}{self.path}")
         status, headers, body = Pages.pages.get(Pages.asked[-1], (404, {}, b""))
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in {"content-length": str(len(body)), **headers}.items():
             self.send_header(name, value)
-        self.send_header("content-length", str(len(body)))
         self.end_headers()
+        with suppress(OSError):
+            while "x-drip" in headers and not Pages.enough.wait(0.01):
+                self.wfile.write(b" ")
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is overridden
@@ -273,6 +285,7 @@ def web(tmp_path: Path) -> Iterator[dict[str, Any]]:
     Pages.pages, Pages.asked = {}, []
     trust = ssl.create_default_context(cafile=str(path))
     yield {"resolve": lambda _: ["127.0.0.1"], "port": served.server_port, "tls": trust}
+    Pages.enough.set()
     served.shutdown()
     served.server_close()
     thread.join()
@@ -348,8 +361,9 @@ def test_a_branch_is_asked_for_again(web: dict[str, Any], tmp_path: Path) -> Non
         ((302, {"location": "x.py"}, b""), "redirects too often"),
         ((200, {}, b"\xff\xfe"), "no UTF-8 text"),
         ((200, {}, b"#" * (4 * 1024 * 1024 + 1)), "larger than"),
+        ((200, {"content-length": "9"}, b"A = 1"), "ended before its end"),
     ],
-    ids=["gone", "broken", "off the list", "not https", "metadata", "circle", "binary", "large"],
+    ids=["gone", "broken", "off the list", "not https", "metadata", "circle", "binary", "large", "cut off"],
 )
 def test_what_is_no_source_is_refused(
     web: dict[str, Any], tmp_path: Path, answer: tuple[int, dict[str, str], bytes], says: str
@@ -360,6 +374,18 @@ def test_what_is_no_source_is_refused(
     with pytest.raises(NotFound, match=says):
         Fetcher(["https://example.org/code"], tmp_path / "kept", **web).load("https://example.org/code/x.py")
     assert all(asked == "example.org/code/x.py" for asked in Pages.asked)
+
+
+def test_a_page_that_never_ends_is_cut_off(
+    web: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However steadily it comes."""
+    monkeypatch.setattr(fetching, "_WHOLE_LIMIT", 0.3)
+    Pages.pages = {"example.org/code/x.py": (200, {"x-drip": "1", "content-length": "9999999"}, b"")}
+    Pages.enough.clear()
+
+    with pytest.raises(NotFound, match="longer than"):
+        Fetcher(["https://example.org/code"], tmp_path / "kept", **web).load("https://example.org/code/x.py")
 
 
 def test_meta_can_not_name_files_elsewhere(web: dict[str, Any], tmp_path: Path) -> None:

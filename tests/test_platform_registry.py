@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -340,7 +341,12 @@ def test_deleting_a_file_leaves_a_folder_of_that_name(own: Server) -> None:
         ({"slug": 1, "udf_body": udf_object()}, ["body", "slug"]),
         ({"udf_body": udf_object(headers=[{"module_name": "../x"}])}, None),
         ({"udf_body": udf_object(parameters=[1])}, ["body", "udf_body", "parameters"]),
+        ({"udf_body": udf_object(headers=[{"module_name": "m" * 300}])}, None),
+        ({"udf_body": udf_object(headers=[{"module_name": "m", "source_code": "\ud800"}])}, None),
+        ({"udf_body": udf_object(headers=[{"module_name": "m", "source_code": "#" * 2**22 + "#"}])}, None),
+        ({"udf_body": udf_object(headers=[{"module_name": "a.b"}, {"module_name": "a_b"}])}, None),
     ],
+    ids=lambda value: repr(value)[:60],
 )
 def test_what_no_canvas_could_serve_is_not_saved(
     server: Server, admin: Caller, body: dict[str, Any], field: list[str] | None
@@ -354,7 +360,7 @@ def test_what_no_canvas_could_serve_is_not_saved(
 
 
 @pytest.mark.parametrize(
-    "slug", ["../escape", "a/b", ".hidden", "-x", "x.py", "x.", "x ", "é", "x" * 129, "a\nb"]
+    "slug", ["../escape", "a/b", ".hidden", "-x", "x.py", "x.", "x ", "é", "x" * 129, "a\nb", "__pycache__"]
 )
 def test_a_name_that_is_no_file_is_refused(server: Server, admin: Caller, slug: str) -> None:
     """Names are [A-Za-z0-9_][A-Za-z0-9 ._-]{0,127}; nothing is written outside of a canvas."""
@@ -486,6 +492,19 @@ def test_a_share_that_has_expired_is_shared_anew(own: Server) -> None:
 
     assert fresh["access_scope"] == "team"
     assert fresh["share_token"] not in {None, old.token}
+
+
+def test_a_new_canvas_is_not_opened_by_the_token_of_an_old_one(own: Server) -> None:
+    """One of its name may have been there, and been deleted without its share."""
+    admin = Caller(own)
+    old = admin.json("POST", "/collection/new", json={"name": "lake", "access_scope": "public"})
+    shutil.rmtree(own.workspace / "lake")
+
+    fresh = admin.json("POST", "/collection/new", json={"name": "lake", "access_scope": "public"})
+
+    assert fresh["share_token"] != old["share_token"]
+    assert own.get(f"/{old['share_token']}").status_code == 404
+    assert own.get(f"/{fresh['share_token']}").status_code == 200
 
 
 def test_only_administrators_see_share_tokens(server: Server) -> None:

@@ -225,6 +225,13 @@ def _step(**changes: Any) -> dict[str, Any]:
         ),
         (_step(cache_max_age="1d"), ["body", "step_config", "udf", "cache_max_age"]),
         (_step(cache_max_age=-1), ["body", "step_config", "udf", "cache_max_age"]),
+        (_step(cache_max_age=10**400), ["body", "step_config", "udf", "cache_max_age"]),
+        (_step(name="\ud800"), ["body", "step_config", "udf", "name"]),
+        (_step(code=f"{ADD}# \ud800"), ["body", "step_config", "udf", "code"]),
+        (
+            _step(headers=[{"module_name": "m", "source_code": "'\ud800'"}]),
+            ["body", "step_config", "udf", "headers", 0, "source_code"],
+        ),
         (_step(collection_name=1), ["body", "step_config", "udf", "collection_name"]),
         ({**body(ADD), "format": ["json"]}, ["body", "format"]),
         ({**body(ADD), "cache": "no"}, ["body", "cache"]),

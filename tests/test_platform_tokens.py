@@ -116,6 +116,9 @@ def test_a_readable_token_is_shown_to_everybody(server: Server, admin: Caller) -
 
     shown = server.get(path).json()
     assert (shown["token"], shown["udf_email"]) == (made["token"], None)
+    admin.json("POST", f"/udf-access-token/by-token/{made['token']}", json={"access_scope": "team"})
+    assert server.get(path).status_code == 401
+    admin.json("POST", f"/udf-access-token/by-token/{made['token']}", json={"access_scope": "public"})
     admin.json("POST", f"/udf-access-token/by-token/{made['token']}", json={"public_read": False})
     assert server.get(path).status_code == 401
     assert server.get(f"{P}/udf-access-token/by-token/fsh_unknown").status_code == 401

@@ -59,6 +59,11 @@ def test_facts_of_a_worker_are_not_believed() -> None:
     assert replies.checked(told) == {"kind": "response", "headers": {"x-mine": "1"}}
     assert replies.checked({"status": "200", "headers": ["set-cookie"]}) == {}
     assert replies.checked({"status": 404})["status"] == 404
+    assert replies.checked({"status": True, "run_ms": "1", "bounds": [1, 2, 3], "kind": 1}) == {}
+    assert replies.checked({"run_ms": 1.5, "bounds": [1, 2, 3, 4.5]}) == {
+        "run_ms": 1.5,
+        "bounds": [1, 2, 3, 4.5],
+    }
     assert len(replies.checked({"headers": {f"x-{n}": "" for n in range(99)}})["headers"]) == 50
 
 

@@ -304,6 +304,13 @@ def test_head_is_get_without_the_body(server: Server) -> None:
         assert head.headers[name] == get.headers[name]
 
 
+def test_an_answer_that_is_no_success_is_always_sent(server: Server) -> None:
+    """RFC 9110, 13.2.1: no condition turns a UDF's own refusal into "not modified"."""
+    teapot = server.get("/{city}/teapot", headers={"if-none-match": "*"})
+
+    assert teapot.status_code == server.get("/{city}/teapot").status_code == 418
+
+
 def test_an_answer_that_is_known_is_not_sent_again(server: Server) -> None:
     """SURFACE 6: If-None-Match gives 304 with the same validator."""
     first = server.get("/{city}/red/run/tiles/3/1/2.png")

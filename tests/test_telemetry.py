@@ -57,6 +57,17 @@ def test_text_lines() -> None:
     assert (trace[0], trace[-1]) == ("Traceback (most recent call last):", "ValueError: boom")
 
 
+def test_a_name_begins_no_line_of_its_own() -> None:
+    """Names are other people's: what they hold stands in the line, and between quotes."""
+    program = PROGRAM.replace('"canvas": "city"', r'"canvas": "a\n12:00:00 info request", "udf": "b c"')
+    result = subprocess.run(
+        [sys.executable, "-c", program, "text"], capture_output=True, text=True, check=True
+    )
+
+    first = result.stderr.splitlines()[0]
+    assert first[8:] == r' info request canvas="a\n12:00:00 info request" udf="b c" ms=1.5'
+
+
 # -- requests
 
 

@@ -16,7 +16,7 @@ from tileserver.posted import MAX_CODE, Posted, modules_of
 from tileserver.protocol import Json
 from tileserver.tiles import valid_tile
 
-MAX_BODY: Final = 64 * 2**20
+MAX_BODY: Final = 8 * 2**20  # it is read on the event loop, where others wait meanwhile
 FORMATS: Final = "npy,tiff,parquet,json"  # what can be made into the value again
 
 _LONGEST_NAME: Final = 2000
@@ -56,7 +56,7 @@ def parse(header: Mapping[str, Any], body: bytes) -> Run | Load:
     if not isinstance(asked, dict):
         raise BadRequest("what a run asks for is no JSON object")
     name = asked.get("name")
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not _can_be_written(name):
         raise BadRequest("a run asks for something by its name")
     if header.get("ask") == "source":
         return Load(name)
@@ -74,6 +74,11 @@ def parse(header: Mapping[str, Any], body: bytes) -> Run | Load:
         depth=depth if isinstance(depth, int) and 0 <= depth < 100 else 0,
         code=_code(name, asked) if asked.get("code") is not None else None,
     )
+
+
+def _can_be_written(text: str) -> bool:
+    """Whether UTF-8 holds a text: JSON can write halves of characters."""
+    return text.encode(errors="replace").decode() == text
 
 
 def _tile(value: object) -> Any:

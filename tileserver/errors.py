@@ -202,4 +202,9 @@ def without_traceback(error: UdfError) -> TileServerError:
     return restore({**describe(error), "traceback": ""})
 
 
+def without_output(error: UdfError) -> TileServerError:
+    """The same error without what the run had printed."""
+    return restore({**describe(error), "stdout": "", "stderr": ""})
+
+
 _UDF_FACTS = ("exception_class", "traceback", "stdout", "stderr", "lineno", "read_caller")

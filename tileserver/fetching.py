@@ -16,8 +16,10 @@ import re
 import secrets
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -207,6 +209,10 @@ class Fetcher:
     def _get(self, url: str, deadline: float) -> tuple[int, str | None, bytes]:
         parts = urlsplit(url)
         connection = _Connection(str(parts.hostname), self._resolve, self._port, self._tls)
+        # A head that comes byte by byte is progress, too, and would hold this thread for hours.
+        end = threading.Timer(max(0.0, deadline - time.monotonic()), connection.cut)
+        end.daemon = True
+        end.start()
         try:
             headers = {"User-Agent": "tileserver", "Accept-Encoding": "identity"}
             connection.request("GET", parts.path or "/", headers=headers)
@@ -214,8 +220,11 @@ class Fetcher:
             body = b"" if response.status != 200 else _read(response, deadline)
             return response.status, response.headers.get("location"), body
         except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() >= deadline:
+                raise NotFetched(f"it took longer than {_WHOLE_LIMIT:g} s") from None
             raise NotFetched(getattr(error, "strerror", None) or type(error).__name__) from None
         finally:
+            end.cancel()
             connection.close()
 
 
@@ -225,8 +234,10 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
         body += chunk
         if len(body) > _LARGEST:
             raise NotFetched(f"it is larger than {_LARGEST} bytes")
-        if time.monotonic() > deadline:
-            raise NotFetched(f"it took longer than {_WHOLE_LIMIT:g} s")
+    if time.monotonic() >= deadline:  # what was cut off may look complete
+        raise NotFetched(f"it took longer than {_WHOLE_LIMIT:g} s")
+    if response.length:
+        raise NotFetched("it ended before its end")
     return bytes(body)
 
 
@@ -244,12 +255,25 @@ class _Connection(http.client.HTTPSConnection):
         self._tls = tls or ssl.create_default_context()
         super().__init__(host, port, timeout=_STEP_LIMIT, context=self._tls)
         self._resolve = resolve
+        self._wire: ssl.SSLSocket | None = None  # ``sock`` forgets it while the answer is still being read
+        self._is_cut = False
+
+    def cut(self) -> None:
+        """End it, whatever it is waiting for; from any thread."""
+        self._is_cut = True
+        if self._wire is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(self._wire, socket.SHUT_RDWR)
 
     def connect(self) -> None:
         address = self._resolve(self.host)[0]
         plain = socket.create_connection((address, self.port), _STEP_LIMIT)
         try:
-            self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+            self.sock = self._wire = self._tls.wrap_socket(
+                plain, server_hostname=self.host, do_handshake_on_connect=False
+            )
+            self._wire.settimeout(0.001 if self._is_cut else _STEP_LIMIT)
+            self._wire.do_handshake()
         except BaseException:
             plain.close()
             raise

@@ -6,6 +6,7 @@ works without a network, and at the commit that somebody has looked at.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,10 @@ class Mirror:
             if plain == prefix or plain.startswith(f"{prefix}/"):
                 rest = unquote(plain[len(prefix) :]).strip("/")
                 folder = self._map[prefix].resolve()
-                path = (folder / rest).resolve()
+                try:
+                    path = (folder / rest).resolve()
+                except ValueError:  # a name that no file can have
+                    return None
                 return path if path.is_relative_to(folder) else None
         return None
 
@@ -63,10 +67,10 @@ def _folder(folder: Path, url: str) -> Foreign:
         for path in sorted(folder.glob("*.py"))[:_MOST_FILES]
         if path.is_file() and path.resolve().is_relative_to(root) and path.stat().st_size <= _LARGEST
     }
-    try:
-        meta = (folder / "meta.json").read_bytes()
-    except FileNotFoundError:
-        meta = b""
+    described = folder / "meta.json"
+    meta = b""
+    if described.is_file() and described.resolve().is_relative_to(root):
+        meta = _bytes(described)
     found = assemble(folder.name, texts, meta)
     if found is None:
         raise NotFound(f"the folder that stands for {url} (source_map) has no {folder.name}.py")
@@ -118,4 +122,13 @@ def header_files(udf: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text("utf-8-sig")
+    return _bytes(path).decode("utf-8-sig")
+
+
+def _bytes(path: Path) -> bytes:
+    """:raises OSError: also for a file that is too large."""
+    with path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise OSError(errno.EFBIG, f"{path.name} is larger than {_LARGEST} bytes")
+    return content

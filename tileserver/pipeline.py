@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from mercantile import Tile
@@ -224,14 +225,21 @@ async def answer(call: Call, services: Services) -> Answer:
 def answers_of(call: Call, services: Services, looks: list[bool]) -> Answers:
     """Serves what a run asks for while it runs, noting in ``looks`` which nested runs looked at the caller.
     What comes from a worker is as untrusted as a request."""
+    this_run = object()
+    most = services.settings.queue_limit
+    own_key = cache(call.cache_key)
 
     async def answers(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        with services.waits.asking(call.bundle.owner, this_run, len(body), most=most):
+            return await answered(header, body)
+
+    async def answered(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         asked = asks.parse(header, body)
         if isinstance(asked, asks.Load):
             found = await _source(asked.name, call.bundle, services)
             return {}, json.dumps(found.to_json()).encode()
         nested, reads_code = await _nested_call(call, asked, header.get("deadline"), services)
-        keys = (call.cache_key(), nested.cache_key())
+        keys = (own_key(), nested.cache_key())
         try:
             with services.waits.waiting(*keys, may_join=nested.max_age > 0):
                 encoded = (await answer(nested, services)).stored.encoded

@@ -18,11 +18,13 @@ from tileserver.params import QueryItems
 from tileserver.protocol import Bundle, Json, Source
 from tileserver.signature import BrokenSource, NotAUdf, read
 from tileserver.udf import Udf, UdfSettings
+from tileserver.units import LONGEST
 
 MAX_CODE: Final = 4 * 1024 * 1024
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _MODULE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
+_LONGEST_MODULE: Final = 200  # characters of its name, which becomes a file's
 Where = tuple[str | int, ...]
 # Of the body, as they would stand in a query.
 _RESERVED: Final = ("format", "dtype_out_vector", "dtype_out_raster")
@@ -144,6 +146,10 @@ def _object(value: Any, where: Where) -> dict[str, Any]:
 def _text(value: Any, where: Where) -> str:
     if not isinstance(value, str | None):
         raise InvalidBody(where, "is not text", "string_type")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:  # JSON can write halves of characters, which nothing here could store
+        raise InvalidBody(where, "is not text that UTF-8 can hold", "string_unicode") from None
     return value or ""
 
 
@@ -151,6 +157,10 @@ def _code(value: Any, where: Where) -> str:
     code = _text(value, where)
     if not code.strip():
         raise InvalidBody(where, "field required", "missing")
+    return _short(code, where)
+
+
+def _short(code: str, where: Where) -> str:
     if len(code) > MAX_CODE:
         raise InvalidBody(where, f"is longer than {MAX_CODE} characters", "too_long")
     return code
@@ -167,9 +177,10 @@ def modules_of(value: Any, where: Where) -> Mapping[str, str]:
     for number, item in enumerate(value or []):
         module = _object(item, (*where, number))
         name = _text(module.get("module_name"), (*where, number, "module_name"))
-        if not _MODULE.fullmatch(name):
+        if not _MODULE.fullmatch(name) or len(name) > _LONGEST_MODULE:
             raise InvalidBody((*where, number, "module_name"), "is no name of a module", "value_error")
-        found[name] = _text(module.get("source_code"), (*where, number, "source_code"))
+        place = (*where, number, "source_code")
+        found[name] = _short(_text(module.get("source_code"), place), place)
     return found
 
 
@@ -182,6 +193,6 @@ def _switch(value: Any, where: Where) -> bool | None:
 def _age(value: Any, where: Where) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidBody(where, "is not a whole number of seconds", "int_type")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LONGEST:
+        raise InvalidBody(where, f"is not a whole number of seconds up to {LONGEST}", "int_type")
     return value

@@ -1,4 +1,5 @@
-"""What a UDF may decide of its own HTTP response: status, media type, and some headers.
+"""What a UDF may decide of its own HTTP response: status, media type, and some headers; which facts of a
+result are what they should be.
 
 A worker makes these facts, and the web process looks at them again: what comes from a worker is no more
 to be trusted than a request. What can't be sent here could end a header and begin another one.
@@ -7,7 +8,7 @@ to be trusted than a request. What can't be sent here could end a header and beg
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 STATUSES: Final = range(200, 600)
@@ -31,11 +32,50 @@ def is_header(name: str, text: str) -> bool:
     return len(text) <= LONGEST and bool(_NAME.fullmatch(name)) and bool(_TEXT.fullmatch(text))
 
 
+def is_result(header: Mapping[str, Any]) -> bool:
+    """Whether a frame that says it is a result has what one has."""
+    created = header.get("created")
+    return (
+        isinstance(header.get("meta"), dict)
+        and isinstance(header.get("media_type"), str)
+        and _is_number(created)
+    )
+
+
+def _is_number(value: object) -> bool:
+    """A finite number, near enough to be a time."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+# Facts that the web process reads, and what they are.
+_FACTS: Final[Mapping[str, Callable[[object], bool]]] = {
+    "kind": _is_text,
+    "format": _is_text,
+    "run_ms": _is_number,
+    "encode_ms": _is_number,
+    "bounds": _is_box,
+    "fields": _is_table,
+}
+
+
 def checked(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a result, without a status or headers that no UDF may set."""
-    facts = dict(meta)
+    """The facts of a result, without those that are none, and without a status or headers that no UDF may
+    set."""
+    facts = {name: fact for name, fact in meta.items() if name not in _FACTS or _FACTS[name](fact)}
     status = facts.pop("status", None)
-    if isinstance(status, int) and status in STATUSES:
+    if isinstance(status, int) and not isinstance(status, bool) and status in STATUSES:
         facts["status"] = int(status)
     headers = facts.pop("headers", None)
     if isinstance(headers, dict):

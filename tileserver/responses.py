@@ -52,12 +52,13 @@ def respond(request: Request, grant: Grant, call: Call, answer: Answer, *, http_
             headers["content-encoding"] = coding
             etag = f'{etag[:-1]}-{coding}"'
     headers["etag"] = etag
-    if _none_match(request, etag, answer.stored.etag):
+    status = int(encoded.meta.get("status", 200))
+    if status < 300 and _none_match(request, etag, answer.stored.etag):
         headers.pop("content-encoding", None)
         return Response(status_code=304, headers=headers)
-    if "range" in request.headers and encoded.meta.get("status", 200) == 200:
+    if "range" in request.headers and status == 200:
         return _partial(request, body, headers)
-    return Response(body, status_code=int(encoded.meta.get("status", 200)), headers=headers)
+    return Response(body, status_code=status, headers=headers)
 
 
 def _missing(call: Call, encoded: Encoded) -> Response | None:

@@ -67,10 +67,9 @@ def save_udf(workspace: Path, canvas: str, name: str, udf: Posted, *, replace: b
         for path, text in files.items():
             _write(draft / path, text)
         draft.rename(target)
-        flat.unlink(missing_ok=True)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # it is there only where something went wrong
+    flat.unlink(missing_ok=True)
 
 
 def delete_udf(workspace: Path, canvas: str, name: str) -> None:
@@ -120,12 +119,14 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _files(name: str, udf: Posted) -> dict[str, str]:
     """Files of a UDF's folder by their names: the meta file first, since it names the others."""
-    if not NAME.fullmatch(name) or name.endswith((" ", ".", ".py")):
+    if not NAME.fullmatch(name) or name.endswith((" ", ".", ".py")) or name == "__pycache__":
         raise BadRequest(
             f"a UDF's name begins with a letter, digit or _ and goes on with those, spaces, dots and hyphens,"
             f" up to 128 in all, not {name[:140]!r}"
         )
     modules = {f"{module.replace('.', '_')}.py": text for module, text in udf.modules.items()}
+    if len(modules) < len(udf.modules):
+        raise BadRequest("two modules have names that differ only in dots and underscores")
     if f"{name}.py" in modules:
         raise BadRequest(f"a module has the UDF's own name, {name!r}")
     headers = [
@@ -154,8 +155,11 @@ def _stored(parameters: Mapping[str, Json]) -> dict[str, Json]:
 def _write(path: Path, text: str) -> None:
     """Replace a file as a whole, on disk when this returns."""
     draft = path.with_name(f".{secrets.token_hex(8)}")
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # it is there only where something went wrong

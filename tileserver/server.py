@@ -41,9 +41,10 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; ``announce`` is called with the address once it answers.
 
-    :raises ConfigurationError: when the address can't be listened on.
+    :raises ConfigurationError: when the state can't be used, or the address can't be listened on.
     """
     configure_logging(settings.log_format)
+    Access(settings.state_dir).close()  # what is wrong with it is told before anything is started
     listener = _listen(settings)
     config = uvicorn.Config(
         create_app(settings, fixed_tokens=fixed_tokens),
@@ -58,7 +59,10 @@ def serve(
     # uvicorn raises the signal again when it has shut down; stopping as asked is a success.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    _run(_serve(uvicorn.Server(config), listener, lambda: announce(_url(settings, listener))))
+    try:
+        _run(_serve(uvicorn.Server(config), listener, lambda: announce(_url(settings, listener))))
+    except SystemExit:  # uvicorn's way to say so
+        raise ConfigurationError("the server could not start; the log above says why") from None
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, announce: Callable[[], None]) -> None:

@@ -348,7 +348,8 @@ def _read(source: str, key: str, value: object) -> Any:
     try:
         return row.kind.read(value)
     except (ValueError, TypeError):
-        raise ConfigurationError(f"{source} takes {row.kind.accepts}, not {str(value)[:80]!r}") from None
+        given = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        raise ConfigurationError(f"{source} takes {row.kind.accepts}, not {given[:80]!r}") from None
 
 
 def _resolved(workspace: Path, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
 from tileserver.cache.record import Stored
-from tileserver.errors import UdfError
+from tileserver.errors import UdfError, UdfKilled, UdfTimeout, without_output
 from tileserver.protocol import Encoded
 
 __all__ = ["Cache", "CacheTier", "Outcome", "Stored", "clear_disk", "disk_stats"]
@@ -93,6 +93,9 @@ class Cache:
         except UdfError as error:
             if error.read_caller:
                 return None
+            if isinstance(error, UdfTimeout | UdfKilled):
+                # Whether it had looked at its caller, nobody can say any more; it may have printed that.
+                raise without_output(error) from None
             raise
         return stored if _for_everybody(stored) else None
 

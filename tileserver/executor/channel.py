@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
+from tileserver import replies
 from tileserver.protocol import LENGTHS, MAX_HEADER, pack
 
 _PIPE_READ: Final = 65536
@@ -23,7 +24,9 @@ Heard = Callable[[dict[str, Any], bytes], None]
 
 class Channel(asyncio.BufferedProtocol):
     """One frame at a time: lengths are checked before anything is allocated, and the body is received
-    into its final buffer. Until a request is answered, the worker may send frames that ask for something."""
+    into its final buffer. Until a request is answered, the worker may send frames that ask for something.
+
+    A worker that doesn't read its answers is not listened to: they would pile up here."""
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
@@ -85,6 +88,14 @@ class Channel(asyncio.BufferedProtocol):
     def eof_received(self) -> None:
         return None
 
+    def pause_writing(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def _expect_lengths(self) -> None:
         self._stage = 0
         self._buffer = bytearray(LENGTHS.size)
@@ -102,7 +113,7 @@ class Channel(asyncio.BufferedProtocol):
         if self._stage == 1:
             try:
                 self._header = json.loads(self._buffer)
-            except ValueError:
+            except (ValueError, RecursionError):
                 self.close()
                 return False
             self._stage, self._buffer, self._filled = 2, bytearray(self._body_length), 0
@@ -111,6 +122,9 @@ class Channel(asyncio.BufferedProtocol):
         self._expect_lengths()
         if self._reply is None or self._reply.done() or not isinstance(header, dict):
             self.close()  # an answer that nobody asked for: this worker is not to be trusted
+            return False
+        if header.get("type") == "result" and not replies.is_result(header):
+            self.close()
             return False
         if header.get("type") == "ask" and self._asked is not None:
             self._asked(header, body)

@@ -1,7 +1,8 @@
 """``fused.cache``: results of a function on disk, by its source and its arguments.
 
 Entries are pickles in a folder that belongs to one canvas, so they are read only by workers that run
-that canvas's code; the server never opens them. A damaged entry is a miss, a full disk costs only time.
+that canvas's code; the server never opens them. A damaged entry is a miss, a full disk costs only time. What
+a function has made of its caller is not kept: the next one may be another.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar, overload
 
+from tileserver.fused import state
 from tileserver.fused.fingerprint import fingerprint, source_of
 from tileserver.units import parse_duration
 
@@ -97,8 +99,10 @@ def _synchronous(results: _Results) -> Callable[..., Any]:
                 time.sleep(_POLL)
             found = entry.read()  # another worker may have stored it since
             if found is _MISSING:
-                found = results.function(*args, **kwargs)
-                entry.write(found)
+                with state.looks() as looks:
+                    found = results.function(*args, **kwargs)
+                if not looks:
+                    entry.write(found)
         return found
 
     return call
@@ -116,8 +120,10 @@ def _asynchronous(results: _Results) -> Callable[..., Any]:
                 await asyncio.sleep(_POLL)
             found = entry.read()  # another worker may have stored it since
             if found is _MISSING:
-                found = await results.function(*args, **kwargs)
-                entry.write(found)
+                with state.looks() as looks:
+                    found = await results.function(*args, **kwargs)
+                if not looks:
+                    entry.write(found)
         return found
 
     return call

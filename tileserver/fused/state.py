@@ -43,6 +43,21 @@ def running(job: Job, bundle: Bundle) -> Iterator[Run]:
         _run = None
 
 
+@contextmanager
+def looks() -> Iterator[list[bool]]:
+    """Notes at its end whether the run looked at its caller inside the block: the list isn't empty then."""
+    run, noted = _run, list[bool]()
+    if run is None:
+        yield noted
+        return
+    before, run.read_caller = run.read_caller, False
+    try:
+        yield noted
+    finally:
+        noted.extend([True] * run.read_caller)
+        run.read_caller |= before
+
+
 def depth() -> int:
     """How many UDFs have called one another up to the one that is running here, from 1."""
     return current().job.recursion + len(nested.get())

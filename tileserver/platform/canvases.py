@@ -50,7 +50,7 @@ async def new_canvas(request: Request) -> Response:
     wanted = _wanted(document)
     save_canvas(services_of(request).settings.workspace, name)
     access = services_of(request).access
-    access.share(name, team=True)
+    _share_anew(request, name)  # one of this name may have been there before, and its token be known
     if wanted["team"] is None:  # a passcode without a word on the scope is for everybody who has it
         wanted["team"] = not wanted["passcode"]
     access.change_share(name, **wanted)

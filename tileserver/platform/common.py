@@ -18,7 +18,7 @@ from tileserver.canvas import DEFAULT_CANVAS, Canvas
 from tileserver.errors import BadRequest, InvalidBody, NotFound
 from tileserver.pipeline import Services
 
-MAX_BODY: Final = 64 * 2**20
+MAX_BODY: Final = 16 * 2**20  # it is read on the event loop, where others wait meanwhile
 MAX_PAGE: Final = 1000  # rows of one answer
 CLIENT_ID: Final = "local"  # of the one place where UDFs run; any other is accepted, too
 

@@ -97,13 +97,13 @@ async def tokens(request: Request) -> Response:
 
 
 async def token(request: Request) -> Response:
-    """A token, for its administrators; for everybody where it lets its holders read the code."""
+    """A token, for its administrators; for everybody where it lets all its holders read the code."""
     access = services_of(request).access
     identity = access.identify(credentials_of(request))
     if identity is None or not identity.is_admin:
         with suppress(NotFound):
             one = access.shared_token(request.path_params["token"])
-            if one.code and one.enabled:
+            if one.code and one.enabled and not one.team:
                 return answer(_token_object(None, one))
     identity = identify(request)
     return answer(_token_object(identity, _token(request, identity)))
