@@ -34,7 +34,7 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
 }
 PIPELINE = frozenset(
     {"access", "catalog", "canvas", "params", "paths", "posted", "cache", "executor", "settings"}
-    | {"asks", "fetching", "loading", "mirror", "pipeline", "vault", "waits"}
+    | {"asks", "fetching", "loading", "metadata", "mirror", "pipeline", "redaction", "vault", "waits"}
 )
 
 # Per module: modules of ours that it may import, by their first name, and libraries. The longest matching
@@ -64,15 +64,17 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "openapi": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
     "redaction": (frozenset(), frozenset()),
+    "metadata": (CORE | {"redaction"}, frozenset()),
+    "coding": (CORE | {"cache"}, frozenset({"zstandard"})),
     "cache": (CORE, frozenset({"diskcache"})),
     "executor": (CORE, CORE_LIBRARIES),
     "telemetry": (CORE, frozenset()),
     "edge": (CORE | {"telemetry"}, SERVER_LIBRARIES),
     "responses": (
-        CORE | {"access", "cache", "params", "pipeline", "redaction", "telemetry"},
-        SERVER_LIBRARIES | {"zstandard"},
+        CORE | {"access", "coding", "metadata", "params", "pipeline", "redaction"},
+        SERVER_LIBRARIES,
     ),
-    "pipeline": (CORE | PIPELINE | {"telemetry"}, CORE_LIBRARIES),
+    "pipeline": (CORE | PIPELINE, CORE_LIBRARIES),
     "pages": (CORE | {"access", "params", "pipeline", "settings"}, SERVER_LIBRARIES),
     "routes": (
         CORE | {"access", "openapi", "params", "paths", "pipeline", "pages", "responses", "telemetry"},
@@ -84,7 +86,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"edge", "pages", "platform", "redaction", "responses", "routes", "telemetry"},
+        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes"},
         SERVER_LIBRARIES,
     ),
     "wire": (frozenset(), frozenset({"uvicorn"})),

@@ -122,7 +122,7 @@ class Canvas:
         name = asked if asked in self.udfs or asked in self.broken else asked.rpartition(".")[0]
         source = self.bundle.udfs.get(name)
         path = source.path if source is not None else f"{name}.py"
-        return all(self._stamps.get(p) == _stamp(self.folder / p) for p in (_FOLDER, path))
+        return all(self._stamps.get(p) == _stamp(f"{self.bundle.folder}/{p}") for p in (_FOLDER, path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +160,9 @@ def _mentions_udf(path: Path) -> bool:
         return False
 
 
-def _stamp(path: Path) -> _Stamp | None:
+def _stamp(path: Path | str) -> _Stamp | None:
     try:
-        facts = path.stat()
+        facts = os.stat(path)
     except (OSError, ValueError):  # a name from a URL may be one that no file can have
         return None
     return (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)

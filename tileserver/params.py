@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -126,7 +127,7 @@ class Call:
         facts = [
             *(__version__, self.bundle.owner, self.udf.name, self.udf.revision),
             *(self.udf.signature.entry, sorted(self.arguments.items()), self.tile),
-            *(self.formats, self.default, asdict(self.options)),
+            *(self.formats, self.default, _option_values(self.options)),
         ]
         digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
         return digest if self.tile is None else f"{digest}.{tile_ending(self.tile)}"
@@ -147,6 +148,9 @@ class Call:
             time_limit=self.time_limit,
             deadline=self.caller.deadline,
         )
+
+
+_option_values: Final = attrgetter(*(option.name for option in fields(RenderOptions)))
 
 
 def tile_ending(tile: Tile) -> str:

@@ -27,11 +27,13 @@ from tileserver.executor import Answers, Executor
 from tileserver.fetching import Fetcher
 from tileserver.formats import FORMATS, PICTURES
 from tileserver.loading import Sources, complete, is_address, is_token
+from tileserver.metadata import printed
 from tileserver.mirror import Mirror
 from tileserver.params import NOBODY, Address, Call, Caller, Limits, QueryItems, build_call
 from tileserver.paths import Reading
 from tileserver.posted import Posted, build, parse
 from tileserver.protocol import Bundle, Encoded, Foreign, Json
+from tileserver.redaction import NOTHING_HIDDEN, Redaction
 from tileserver.settings import Settings
 from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds
 from tileserver.udf import Udf
@@ -52,6 +54,7 @@ class Services:
     executor: Executor
     vault: Vault
     sources: Sources
+    redact: Redaction = NOTHING_HIDDEN
     waits: Waits = field(default_factory=Waits)
 
     @property
@@ -205,7 +208,8 @@ async def answer(call: Call, services: Services) -> Answer:
         except UdfError as error:
             error.read_caller |= bool(looks)
             raise
-        return replace(encoded, meta={**encoded.meta, "read_caller": True}) if looks else encoded
+        meta = {**encoded.meta, **printed(encoded.meta, services.redact)}
+        return replace(encoded, meta={**meta, "read_caller": True} if looks else meta)
 
     stored, outcome = await services.cache.get_or_compute(
         call.cache_key(), run, tag=call.tag, max_age=call.max_age

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from tileserver import documents, openapi, pages, pipeline, responses, tiles
 from tileserver.access import Credentials, Grant
-from tileserver.errors import BadRequest, InvalidTile, NotFound, UdfError, UnknownUdf
+from tileserver.errors import BadRequest, InvalidTile, NotFound, TileServerError, UdfError, UnknownUdf
 from tileserver.params import Address, Call, Caller, QueryItems, is_reserved, parse_query
 from tileserver.paths import Reading, readings
 from tileserver.pipeline import Services, Target
@@ -60,10 +60,13 @@ def _segments(scope: Scope) -> list[str]:
 async def _answer(request: Request, services: Services) -> Response:
     facts = request.state.facts
     candidates = readings(_segments(request.scope))
-    with suppress(NotFound, BadRequest):  # for the log, should access refuse
-        facts["route"] = _resource(candidates[0])[0] if candidates else "other"
     started = time.perf_counter()
-    reading, grant = await pipeline.admit(candidates, _credentials(request), services)
+    try:
+        reading, grant = await pipeline.admit(candidates, _credentials(request), services)
+    except TileServerError:
+        with suppress(NotFound, BadRequest):
+            facts["route"] = _resource(candidates[0])[0] if candidates else "other"
+        raise
     facts["timings"]["access"] = 1000 * (time.perf_counter() - started)
     facts["canvas"] = grant.canvas
     request.state.grant = grant
@@ -104,10 +107,7 @@ async def run(request: Request, target: Target, grant: Grant, services: Services
         target = replace(target, address=replace(target.address, page=True))
     call = await _resolved(request, target, grant, services)
     answer = await pipeline.answer(call, services)
-    facts = request.state.facts
-    facts["timings"].update(answer.timings)
-    facts["cache"] = answer.outcome
-    return responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
+    return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 
 async def tilejson(request: Request, target: Target, grant: Grant, services: Services) -> Response:
@@ -192,8 +192,7 @@ async def _resolved(request: Request, target: Target, grant: Grant, services: Se
     facts = request.state.facts
     if target.name is None and grant.udf is None:
         raise UnknownUdf("a canvas token needs a UDF's name after it")
-    query = parse_query(request.scope["query_string"])
-    call = await pipeline.resolve(target, grant, query, services, _caller(request, grant))
+    call = await pipeline.resolve(target, grant, _query(request), services, _caller(request, grant))
     # Whatever extension the address had, clients know the UDF by its name.
     share = grant.share if grant.udf is not None else f"{grant.share}/{call.udf.name}"
     headers = {**call.caller.headers, "fused-share-token": share}
@@ -225,9 +224,20 @@ def _credentials(request: Request) -> Credentials:
 def _session(request: Request) -> str | None:
     """The session token of the query; of a query that will be refused, none."""
     try:
-        return dict(parse_query(request.scope["query_string"])).get(_SESSION)
+        return dict(_query(request)).get(_SESSION)
     except BadRequest:
         return None
+
+
+def _query(request: Request) -> QueryItems:
+    """The query, read once.
+
+    :raises BadRequest: when it is malformed.
+    """
+    if not hasattr(request.state, "query"):
+        request.state.query = parse_query(request.scope["query_string"])
+    query: QueryItems = request.state.query
+    return query
 
 
 def _own_parameters(request: Request) -> QueryItems:

@@ -39,9 +39,7 @@ async def run_saved(request: Request) -> Response:
     )
     facts["udf"] = call.udf.name
     answer = await pipeline.answer(call, services)
-    facts["timings"].update(answer.timings)
-    facts["cache"] = answer.outcome
-    return responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
+    return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 
 async def _grant(request: Request, identity: Identity) -> tuple[Grant, str | None]:
