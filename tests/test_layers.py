@@ -98,7 +98,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "__main__": (frozenset({"cli"}), frozenset()),
     # worker: child processes
-    "worker": (CORE | {"worker", "render", "fused"}, WORKER_LIBRARIES),
+    "worker": (CORE | {"redaction", "worker", "render", "fused"}, WORKER_LIBRARIES),
     "render": (CORE | {"render"}, WORKER_LIBRARIES),
     "fused": (CORE | {"fused", "worker"}, WORKER_LIBRARIES),
     "tileserver": (frozenset(), frozenset()),

@@ -107,7 +107,8 @@ class Canvas:
         if name in self.broken:
             problem = self.broken[name]
             kind = problem.reason.partition(":")[0]
-            raise UdfError(problem.reason, exception_class=kind, lineno=problem.line)
+            error_class = kind if kind.isidentifier() and kind.endswith("Error") else ""
+            raise UdfError(problem.reason, exception_class=error_class, lineno=problem.line)
         if name not in self.udfs:
             raise UnknownUdf(f"no UDF called {name!r} here")
         return self.udfs[name]
@@ -236,6 +237,8 @@ class _Reader:
             if (problem := self.files[c.path].problem) is not None
         }
         udfs = {name: self._udf(name, sources, bundle) for name in sources}
+        for name in _table(table.get("udf")).keys() - udfs.keys() - broken.keys():
+            self.problems.append(Problem("canvas.toml", f"[udf.{name}] is of no UDF in this canvas"))
         globs = frozenset(pattern for udf in udfs.values() for pattern in udf.settings.data)
         return Canvas(
             name=self.folder.name,

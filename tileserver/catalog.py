@@ -46,9 +46,10 @@ class Catalog:
             entries = sorted(os.scandir(self._workspace), key=lambda entry: entry.name)
         except OSError:
             return []
-        return [entry.name for entry in entries if entry.is_dir() and self._is_canvas(entry.name)]
+        return [entry.name for entry in entries if entry.is_dir() and self.has(entry.name)]
 
-    def _is_canvas(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether there is a canvas of this name now."""
         folder = self._workspace / name
         if not CANVAS_NAME.fullmatch(name) or not folder.is_dir():
             return False
@@ -59,10 +60,12 @@ class Catalog:
 
         :raises UnknownUdf: when the workspace has no such canvas.
         """
-        if not self._is_canvas(name):
+        if not self.has(name):
             self._canvases.pop(name, None)
             raise UnknownUdf(f"the workspace has no canvas called {name!r}")
         known = self._canvases.get(name)
+        if known is None:
+            self._names = ([], float("-inf"))  # it is new, so what ``canvases`` remembers is too old
         canvas = read_canvas(self._workspace / name, self._secrets_of(name), known[0] if known else None)
         self._canvases[name] = (canvas, time.monotonic())
         return canvas

@@ -32,6 +32,19 @@ _PIXELS = frozenset({Kind.RASTER, Kind.GEORASTER})
 _NOTHING: frozenset[Kind] = frozenset()
 
 
+# How messages call them.
+SAID: dict[Kind, str] = {
+    Kind.TABLE: "a table without geometry",
+    Kind.FEATURES: "a table with geometry",
+    Kind.RASTER: "an array",
+    Kind.GEORASTER: "an array with bounds",
+    Kind.IMAGE: "an encoded image",
+    Kind.ARRAY: "an array that is no picture",
+    Kind.TEXT: "text",
+    Kind.SIMPLE: "numbers, texts, lists and dicts",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """``holds``: chosen from a list of preferences for these kinds. ``also``: able to hold these too,

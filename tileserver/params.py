@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 from mercantile import Tile
 
-from tileserver import __version__, formats
+from tileserver import __version__, formats, tiles
 from tileserver.errors import BadRequest, UdfError
 from tileserver.protocol import DEFAULT_EXTENT, DEFAULT_SIZE, Bundle, Default, Job, Json, RenderOptions
 from tileserver.udf import Udf
@@ -51,6 +51,15 @@ class Address:
     scale: int = 1
     extension: str | None = None
     page: bool = False
+
+    @classmethod
+    def of_tile(cls, z: str, x: str, last: str) -> Address:
+        """That of the three path segments of a tile.
+
+        :raises InvalidTile: when they are no tile of the matrix.
+        """
+        found = tiles.parse(z, x, last)
+        return cls(tile=found.tile, scale=found.scale, extension=found.extension)
 
 
 @dataclass(frozen=True, slots=True)

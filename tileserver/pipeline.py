@@ -171,7 +171,7 @@ async def _base_of(posted: Posted, identity: Identity, services: Services) -> _B
 
 
 def _is_usable(canvas: str, identity: Identity, services: Services) -> bool:
-    return identity.may_use(canvas) and canvas in services.catalog.names()
+    return identity.may_use(canvas) and services.catalog.has(canvas)
 
 
 async def _posted_call(
@@ -338,7 +338,7 @@ async def _reached(name: str, bundle: Bundle, services: Services) -> tuple[Grant
     identity = services.access.identity_of(owner_id) if (owner_id := _poster_of(bundle)) else None
     if not place and not bundle.canvas and identity is not None:
         place = await _canvas_with(udf, identity, services)
-    if place == bundle.canvas or place not in services.catalog.names():
+    if place == bundle.canvas or not services.catalog.has(place):
         if not bundle.canvas:
             raise UnknownUdf(f"no UDF called {name!r}: the code belongs to no canvas")
         return None, udf

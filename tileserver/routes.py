@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tileserver import documents, openapi, pages, pipeline, responses, tiles
+from tileserver import documents, openapi, pages, pipeline, responses
 from tileserver.access import Credentials, Grant
 from tileserver.errors import BadRequest, InvalidTile, NotFound, TileServerError, UdfError, UnknownUdf
 from tileserver.params import Address, Call, Caller, QueryItems, is_reserved, parse_query
@@ -85,8 +85,7 @@ def _resource(reading: Reading) -> tuple[str, Resource, Address]:
         case () | ("run",) | ("run", "file"):
             return "run", run, Address()
         case ("run", "tiles", z, x, last):
-            found = tiles.parse(z, x, last)
-            return "tile", run, Address(tile=found.tile, scale=found.scale, extension=found.extension)
+            return "tile", run, Address.of_tile(z, x, last)
         case ("run", "tiles", *_):
             raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
         case ("run", "tiles.json"):

@@ -183,7 +183,10 @@ def _entry(tree: ast.Module, entry: str | None) -> tuple[Function, ast.expr]:
     wanted = entry or "udf"
     line = next(iter(found.values()))[0].lineno
     names = ", ".join(found)
-    raise BrokenSource(f"no UDF called {wanted!r} among the decorated functions: {names}", line)
+    raise BrokenSource(
+        f"no UDF called {wanted!r} among the decorated functions: {names}; give the one that is meant this name",
+        line,
+    )
 
 
 def _is_udf(decorator: ast.expr) -> bool:

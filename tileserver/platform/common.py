@@ -153,8 +153,7 @@ def udf_id(canvas: str, udf: str) -> str:
 
 async def canvases_of(request: Request, identity: Identity) -> list[Canvas]:
     """The canvases that an access token may use, by name."""
-    catalog = services_of(request).catalog
-    return [await catalog.canvas(name) for name in catalog.names() if identity.may_use(name)]
+    return [c for c in await services_of(request).catalog.canvases() if identity.may_use(c.name)]
 
 
 async def canvas_of_id(request: Request, identity: Identity, wanted: str) -> Canvas:
@@ -198,7 +197,7 @@ def choose(
     :raises NotFound: when there is none, or more than one to choose from.
     """
     place = collection
-    if collection == DEFAULT_CANVAS and owner and owner in services_of(request).catalog.names():
+    if collection == DEFAULT_CANVAS and owner and services_of(request).catalog.has(owner):
         place = owner
     for canvas in candidates:
         if canvas.name == place:

@@ -14,7 +14,6 @@ from tileserver.params import Address, Call, Caller, parse_query
 from tileserver.pipeline import Answer
 from tileserver.platform.common import Get, Post, body_of, identify, services_of
 from tileserver.runs import Runs
-from tileserver.tiles import parse
 
 # The client gives up on one request after 5 seconds.
 WAIT: Final = 2.0
@@ -80,8 +79,7 @@ async def _posted_call(request: Request) -> tuple[Identity, Call]:
     identity = _poster(request)
     address = Address()
     if "z" in request.path_params:
-        found = parse(*(request.path_params[name] for name in ("z", "x", "y")))
-        address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
+        address = Address.of_tile(*(request.path_params[name] for name in ("z", "x", "y")))
     call = await pipeline.resolve_posted(
         await body_of(request),
         identity,

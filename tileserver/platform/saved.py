@@ -14,7 +14,6 @@ from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.params import Address, Caller, parse_query
 from tileserver.pipeline import Target
 from tileserver.platform.common import Get, canvases_of, choose, identify, services_of
-from tileserver.tiles import parse
 
 
 async def run_saved(request: Request) -> Response:
@@ -23,8 +22,7 @@ async def run_saved(request: Request) -> Response:
     facts["route"] = "saved"
     address = Address(page="text/html" in request.headers.get("accept", ""))
     if "z" in request.path_params:
-        found = parse(*(request.path_params[name] for name in ("z", "x", "y")))
-        address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
+        address = Address.of_tile(*(request.path_params[name] for name in ("z", "x", "y")))
     started = time.perf_counter()
     identity = identify(request, "run")
     grant, extension = await _grant(request, identity)
