@@ -126,7 +126,12 @@ async def tilejson(request: Request, target: Target, grant: Grant, services: Ser
 
 async def map_page(request: Request, target: Target, grant: Grant, services: Services) -> Response:
     """A page with the UDF on a map."""
-    call = await _resolved(request, target, grant, services)
+    try:
+        call = await _resolved(request, target, grant, services)
+    except UdfError as error:
+        where = "" if error.lineno is None else f" (line {error.lineno})"
+        page = pages.broken_page(target.name or grant.udf or "", f"{services.redact(error.message)}{where}")
+        return HTMLResponse(page, error.status, headers=pages.headers(pages.new_nonce()))
     layer = call.udf.is_layer or await _is_layer(call, services)
     nonce = pages.new_nonce()
     page = pages.map_page(call.udf, _path(request), nonce, layer=layer)
@@ -149,7 +154,12 @@ async def canvas(request: Request, target: Target, grant: Grant, services: Servi
     found = await services.catalog.canvas(grant.canvas)
     udfs = [udf for name, udf in sorted(found.udfs.items()) if grant.reaches(name)]
     if "text/html" in request.headers.get("accept", ""):
-        page = pages.canvas_page(found.title, found.description, udfs, _path(request))
+        broken = {
+            name: services.redact(str(problem))
+            for name, problem in sorted(found.broken.items())
+            if grant.reaches(name)
+        }
+        page = pages.canvas_page(found.title, found.description, udfs, broken, _path(request))
         return HTMLResponse(page, headers=pages.headers(pages.new_nonce()))
     base = _base(request)
     rows = [
