@@ -69,7 +69,9 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "cache": (CORE, frozenset({"diskcache"})),
     "executor": (CORE, CORE_LIBRARIES),
     "telemetry": (CORE, frozenset()),
-    "edge": (CORE | {"telemetry"}, SERVER_LIBRARIES),
+    "edge": (CORE, SERVER_LIBRARIES),
+    "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
+    "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
     "responses": (
         CORE | {"access", "coding", "metadata", "params", "pipeline", "redaction"},
         SERVER_LIBRARIES,
@@ -77,12 +79,13 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "pipeline": (CORE | PIPELINE, CORE_LIBRARIES),
     "pages": (CORE | {"access", "params", "pipeline", "settings"}, SERVER_LIBRARIES),
     "routes": (
-        CORE | {"access", "openapi", "params", "paths", "pipeline", "pages", "responses", "telemetry"},
+        CORE
+        | {"access", "layers", "openapi", "params", "paths", "pipeline", "pages", "requests", "responses"},
         SERVER_LIBRARIES,
     ),
     "saving": (CORE | {"canvas", "params", "posted"}, frozenset()),
     "platform": (
-        CORE | PIPELINE | {"platform", "responses", "runs", "saving", "telemetry"},
+        CORE | PIPELINE | {"platform", "requests", "responses", "runs", "saving"},
         SERVER_LIBRARIES,
     ),
     "app": (

@@ -10,8 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -136,7 +135,7 @@ class Call:
         facts = [
             *(__version__, self.bundle.owner, self.udf.name, self.udf.revision),
             *(self.udf.signature.entry, sorted(self.arguments.items()), self.tile),
-            *(self.formats, self.default, _option_values(self.options)),
+            *(self.formats, self.default, self.options.to_json()),
         ]
         digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
         return digest if self.tile is None else f"{digest}.{tile_ending(self.tile)}"
@@ -157,9 +156,6 @@ class Call:
             time_limit=self.time_limit,
             deadline=self.caller.deadline,
         )
-
-
-_option_values: Final = attrgetter(*(option.name for option in fields(RenderOptions)))
 
 
 def tile_ending(tile: Tile) -> str:

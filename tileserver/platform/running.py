@@ -10,9 +10,10 @@ from starlette.responses import Response
 from tileserver import pipeline, responses
 from tileserver.access import Grant, Identity
 from tileserver.errors import BadRequest, Forbidden
-from tileserver.params import Address, Call, Caller, parse_query
+from tileserver.params import Address, Call, Caller
 from tileserver.pipeline import Answer
 from tileserver.platform.common import Get, Post, body_of, identify, services_of
+from tileserver.requests import query_of
 from tileserver.runs import Runs
 
 # The client gives up on one request after 5 seconds.
@@ -84,7 +85,7 @@ async def _posted_call(request: Request) -> tuple[Identity, Call]:
         await body_of(request),
         identity,
         address,
-        parse_query(request.scope["query_string"]),
+        query_of(request),
         services_of(request),
         Caller.of(request.headers.items(), identity.shown),
     )

@@ -11,9 +11,10 @@ from starlette.responses import Response
 from tileserver import pipeline, responses
 from tileserver.access import Grant, Identity
 from tileserver.canvas import DEFAULT_CANVAS
-from tileserver.params import Address, Caller, parse_query
+from tileserver.params import Address, Caller
 from tileserver.pipeline import Target
 from tileserver.platform.common import Get, canvases_of, choose, identify, services_of
+from tileserver.requests import query_of
 
 
 async def run_saved(request: Request) -> Response:
@@ -31,7 +32,7 @@ async def run_saved(request: Request) -> Response:
     call = await pipeline.resolve(
         Target("", extension, address),
         grant,
-        parse_query(request.scope["query_string"]),
+        query_of(request),
         services,
         Caller.of(request.headers.items(), identity.shown),
     )
