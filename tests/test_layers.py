@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
     {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
-    | {"style", "udf", "documents"}
+    | {"style", "udf", "documents", "redaction"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -34,7 +34,7 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
 }
 PIPELINE = frozenset(
     {"access", "catalog", "canvas", "params", "paths", "posted", "cache", "executor", "settings"}
-    | {"asks", "fetching", "loading", "metadata", "mirror", "pipeline", "redaction", "vault", "waits"}
+    | {"asks", "fetching", "loading", "metadata", "mirror", "pipeline", "vault", "waits"}
 )
 
 # Per module: modules of ours that it may import, by their first name, and libraries. The longest matching
@@ -45,6 +45,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "units": (frozenset(), frozenset()),
     **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "udf"), (CORE, CORE_LIBRARIES)),
     "replies": (frozenset(), frozenset()),
+    "redaction": (frozenset(), frozenset()),
     "documents": (CORE, CORE_LIBRARIES),
     # server: the web process
     "settings": (CORE, frozenset()),
@@ -63,8 +64,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "asks": (CORE | {"params", "posted"}, frozenset()),
     "openapi": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
-    "redaction": (frozenset(), frozenset()),
-    "metadata": (CORE | {"redaction"}, frozenset()),
+    "metadata": (CORE, frozenset()),
     "coding": (CORE | {"cache"}, frozenset({"zstandard"})),
     "cache": (CORE, frozenset({"diskcache"})),
     "executor": (CORE, CORE_LIBRARIES),
@@ -73,7 +73,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
     "responses": (
-        CORE | {"access", "coding", "metadata", "params", "pipeline", "redaction"},
+        CORE | {"access", "coding", "metadata", "params", "pipeline"},
         SERVER_LIBRARIES,
     ),
     "pipeline": (CORE | PIPELINE, CORE_LIBRARIES),
@@ -101,7 +101,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "__main__": (frozenset({"cli"}), frozenset()),
     # worker: child processes
-    "worker": (CORE | {"redaction", "worker", "render", "fused"}, WORKER_LIBRARIES),
+    "worker": (CORE | {"worker", "render", "fused"}, WORKER_LIBRARIES),
     "render": (CORE | {"render"}, WORKER_LIBRARIES),
     "fused": (CORE | {"fused", "worker"}, WORKER_LIBRARIES),
     "tileserver": (frozenset(), frozenset()),

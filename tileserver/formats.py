@@ -57,10 +57,6 @@ class Format:
     also: frozenset[Kind]
     encoder: str  # import path, resolved in the worker only
 
-    @property
-    def is_image(self) -> bool:
-        return self.media_type.startswith("image/")
-
 
 _TABLE = "tileserver.render.table"
 _RASTER = "tileserver.render.raster"
@@ -94,7 +90,6 @@ FORMATS: dict[str, Format] = {
 # fmt: on
 
 BUNDLE_MEDIA_TYPE = "application/zip"
-BY_EXTENSION = {extension: row for row in FORMATS.values() for extension in row.extensions}
 PICTURES = frozenset(name for name, row in FORMATS.items() if row.encoder == f"{_RASTER}:picture")
 _ALIASES = {"jpg": "jpeg", "tif": "tiff", "pbf": "mvt", "pq": "parquet", "xlsx": "excel"}
 
