@@ -41,7 +41,7 @@ SAID: dict[Kind, str] = {
     Kind.IMAGE: "an encoded image",
     Kind.ARRAY: "an array that is no picture",
     Kind.TEXT: "text",
-    Kind.SIMPLE: "numbers, texts, lists and dicts",
+    Kind.SIMPLE: "a plain value",
 }
 
 

@@ -184,7 +184,7 @@ def _entry(tree: ast.Module, entry: str | None) -> tuple[Function, ast.expr]:
     line = next(iter(found.values()))[0].lineno
     names = ", ".join(found)
     raise BrokenSource(
-        f"no UDF called {wanted!r} among the decorated functions: {names}; call one of them so",
+        f"no UDF called {wanted!r} among the decorated functions: {names}; rename one to {wanted}",
         line,
     )
 
