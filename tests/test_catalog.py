@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tileserver.canvas import Canvas, Secrets, read_canvas
 from tileserver.catalog import Catalog
 from tileserver.errors import NotFound, UdfError, UnknownFormat, UnknownUdf
 
@@ -288,6 +292,53 @@ async def test_a_new_udf_is_served_at_the_next_request(tmp_path: Path) -> None:
     write(tmp_path, {"city/b.py": UDF})
 
     assert (await catalog.resolve("city", "b.json")).udf.name == "b"
+
+
+@pytest.mark.anyio
+async def test_requests_go_on_while_a_canvas_is_looked_at(tmp_path: Path) -> None:
+    """Only one that comes long after the last look waits for the next, which sees what has changed."""
+    now, may_look = [0.0], threading.Event()
+    may_look.set()
+
+    def secrets_of(_: str) -> Secrets:
+        assert may_look.wait(30)
+        return Secrets()
+
+    write(tmp_path, {"city/a.py": UDF})
+    catalog = Catalog(tmp_path, secrets_of, clock=lambda: now[0])
+    before = await catalog.canvas("city")
+    write(tmp_path, {"city/table.csv": "1"})
+    may_look.clear()
+
+    now[0] = 0.7
+    assert await catalog.canvas("city") is before
+    assert await catalog.canvas("city") is before
+    now[0] = 0.9
+    waiting = asyncio.create_task(catalog.canvas("city"))
+    may_look.set()
+
+    assert (await waiting).udfs["a"].revision != before.udfs["a"].revision
+
+
+@pytest.mark.anyio
+async def test_an_edit_during_a_look_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that is asked for is served as it is now, not as a look that was under way has read it."""
+    catalog = write(tmp_path, {"city/a.py": UDF})
+    edits = [f"{UDF}# during the look\n"]
+
+    def read_and_edit(*arguments: Any) -> Canvas:
+        canvas = read_canvas(*arguments)
+        if edits:
+            write(tmp_path, {"city/a.py": edits.pop()})
+        return canvas
+
+    await catalog.resolve("city", "a")
+    write(tmp_path, {"city/a.py": f"{UDF}# before it\n"})
+    monkeypatch.setattr("tileserver.catalog.read_canvas", read_and_edit)
+
+    found = await catalog.resolve("city", "a")
+
+    assert found.bundle.files["a.py"].endswith("# during the look\n")
 
 
 def test_a_canvas_that_is_not_there_says_so(tmp_path: Path) -> None:

@@ -35,9 +35,12 @@ def test_every_format_and_reserved_name_is_documented() -> None:
     words = set(re.findall(r"[\w.]+", text))
 
     assert {row.name for row in formats.FORMATS.values()} <= words
-    assert {f".{extension}" for extension in formats.BY_EXTENSION if extension != "jpeg"} - words <= {
-        f".{name}" for name in formats.FORMATS
-    }
+    assert {
+        f".{extension}"
+        for row in formats.FORMATS.values()
+        for extension in row.extensions
+        if extension != "jpeg"
+    } - words <= {f".{name}" for name in formats.FORMATS}
     assert RESERVED - {"", "fused_session_token"} <= words
 
 

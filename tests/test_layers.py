@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
     {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
-    | {"style", "udf", "documents"}
+    | {"style", "udf", "documents", "redaction"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -34,7 +34,7 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
 }
 PIPELINE = frozenset(
     {"access", "catalog", "canvas", "params", "paths", "posted", "cache", "executor", "settings"}
-    | {"asks", "fetching", "loading", "mirror", "pipeline", "vault", "waits"}
+    | {"asks", "fetching", "loading", "metadata", "mirror", "pipeline", "vault", "waits"}
 )
 
 # Per module: modules of ours that it may import, by their first name, and libraries. The longest matching
@@ -45,6 +45,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "units": (frozenset(), frozenset()),
     **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "udf"), (CORE, CORE_LIBRARIES)),
     "replies": (frozenset(), frozenset()),
+    "redaction": (frozenset(), frozenset()),
     "documents": (CORE, CORE_LIBRARIES),
     # server: the web process
     "settings": (CORE, frozenset()),
@@ -63,28 +64,32 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "asks": (CORE | {"params", "posted"}, frozenset()),
     "openapi": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
-    "redaction": (frozenset(), frozenset()),
+    "metadata": (CORE, frozenset()),
+    "coding": (CORE | {"cache"}, frozenset({"zstandard"})),
     "cache": (CORE, frozenset({"diskcache"})),
     "executor": (CORE, CORE_LIBRARIES),
     "telemetry": (CORE, frozenset()),
-    "edge": (CORE | {"telemetry"}, SERVER_LIBRARIES),
+    "edge": (CORE, SERVER_LIBRARIES),
+    "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
+    "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
     "responses": (
-        CORE | {"access", "cache", "params", "pipeline", "redaction", "telemetry"},
-        SERVER_LIBRARIES | {"zstandard"},
+        CORE | {"access", "coding", "metadata", "params", "pipeline"},
+        SERVER_LIBRARIES,
     ),
-    "pipeline": (CORE | PIPELINE | {"telemetry"}, CORE_LIBRARIES),
+    "pipeline": (CORE | PIPELINE, CORE_LIBRARIES),
     "pages": (CORE | {"access", "params", "pipeline", "settings"}, SERVER_LIBRARIES),
     "routes": (
-        CORE | {"access", "openapi", "params", "paths", "pipeline", "pages", "responses", "telemetry"},
+        CORE
+        | {"access", "layers", "openapi", "params", "paths", "pipeline", "pages", "requests", "responses"},
         SERVER_LIBRARIES,
     ),
     "saving": (CORE | {"canvas", "params", "posted"}, frozenset()),
     "platform": (
-        CORE | PIPELINE | {"platform", "responses", "runs", "saving", "telemetry"},
+        CORE | PIPELINE | {"platform", "requests", "responses", "runs", "saving"},
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"edge", "pages", "platform", "redaction", "responses", "routes", "telemetry"},
+        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes"},
         SERVER_LIBRARIES,
     ),
     "wire": (frozenset(), frozenset({"uvicorn"})),

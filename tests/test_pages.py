@@ -112,11 +112,12 @@ def test_a_map_page_shows_hostile_text_as_text() -> None:
 def test_a_canvas_page_shows_hostile_text_as_text() -> None:
     """Titles, descriptions and names, in the canvas and in its UDFs."""
     listed = [udf("", title=HOSTILE, description=HOSTILE, name=HOSTILE)]
-    page = Page(pages.canvas_page(HOSTILE, HOSTILE, listed, "/fc_x"))
+    page = Page(pages.canvas_page(HOSTILE, HOSTILE, listed, {HOSTILE: HOSTILE}, "/fc_x"))
 
     assert harmless(page)
+    assert harmless(Page(pages.broken_page(HOSTILE, HOSTILE)))
     assert page.all("script") == []
-    assert page.text.count(HOSTILE) == 6
+    assert page.text.count(HOSTILE) == 8
 
 
 def test_the_home_page_shows_hostile_text_as_text() -> None:
@@ -188,19 +189,28 @@ def test_a_page_works_without_the_internet_and_without_inline_code(server: Serve
 
 
 def test_a_canvas_page_lists_its_udfs(server: Server) -> None:
-    """Title, description, and ways to the map and to the data; a layer's data has places."""
+    """Title, description, and ways to the map and to the data, which all of them have."""
     page = Page(browse(server, "/{town}").text)
     base = f"/{server.tokens['town']}"
 
     assert [link["href"] for link in page.all("a")] == [
-        *(f"{base}/hello/map", f"{base}/hello/map", f"{base}/hello.json"),
-        *(f"{base}/hello.csv", f"{base}/hello.parquet"),
-        *(f"{base}/roads/map", f"{base}/roads/map", f"{base}/roads.geojson"),
-        *(f"{base}/roads.csv", f"{base}/roads.parquet"),
+        *(f"{base}/hello/map", f"{base}/hello/map", f"{base}/hello"),
+        *(f"{base}/roads/map", f"{base}/roads/map", f"{base}/roads", f"{base}/roads/run/tiles.json"),
     ]
     assert "Roads of the town" in page.text
     assert "By class." in page.text
     assert len(page.all("code")) == 3  # two names, one word of prose
+
+
+def test_a_broken_udf_says_why_on_the_pages(server: Server) -> None:
+    """Its author sees file, line and reason in the place of its card and of its map."""
+    listed = Page(browse(server, "/{city}").text)
+    answer = server.get("/{city}/broken/map", headers={"accept": "text/html"})
+
+    assert "broken.py:3: SyntaxError: invalid syntax" in listed.text
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "SyntaxError: invalid syntax (line 3)" in Page(answer.text).text
 
 
 def test_a_canvas_page_lists_what_the_token_reaches(server: Server) -> None:
@@ -278,6 +288,6 @@ def test_a_build_without_its_pages_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
 )
 def test_docstrings_are_prose(docstring: str, html: str) -> None:
     """Blank lines end paragraphs, backquotes mark code."""
-    shown = pages.canvas_page("t", docstring, [], "/x")
+    shown = pages.canvas_page("t", docstring, [], {}, "/x")
 
     assert f'<h1>t</h1>{html}<div class="cards">' in shown

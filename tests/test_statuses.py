@@ -19,10 +19,10 @@ from tileserver import settings
 from tileserver.app import create_app
 from tileserver.errors import Overloaded, TileServerError, TooManyRequests, UdfError
 from tileserver.executor import Answers
+from tileserver.metadata import MAX_METADATA, metadata
 from tileserver.platform.common import MAX_BODY
 from tileserver.posted import MAX_CODE
 from tileserver.protocol import Bundle, Encoded, Job
-from tileserver.responses import MAX_METADATA, metadata
 
 ENTRY = "import fused, os, sys\n\n@fused.udf\n"
 FILES = {
@@ -69,7 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def refused(response: httpx.Response, status: int) -> str:
+def refused(response: httpx.Response, status: int) -> Any:
     """What a refusal says: JSON, ``x-fused-error``, no metadata, for no cache and for any origin."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
@@ -77,8 +77,7 @@ def refused(response: httpx.Response, status: int) -> str:
     assert "x-fused-metadata" not in response.headers
     assert "x-fused-cached" not in response.headers
     assert response.headers["cache-control"] == "no-store"
-    detail: str = response.json()["detail"]
-    return detail
+    return response.json()["detail"]
 
 
 def failed(response: httpx.Response) -> dict[str, Any]:

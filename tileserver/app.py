@@ -21,6 +21,7 @@ from tileserver import __version__, pages, platform, responses
 from tileserver.access import Access
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
+from tileserver.coding import Coder
 from tileserver.edge import Edge
 from tileserver.errors import MethodNotAllowed, NotFound, TileServerError
 from tileserver.executor import Executor
@@ -45,19 +46,24 @@ def create_app(
     ``executor`` takes the place of the local pool; ``fixed_tokens`` maps tokens that are accepted as they
     are to canvases (the demo's).
     """
+    coded_size = settings.memory_cache // 4
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         access = Access(settings.state_dir, fixed=fixed_tokens or {})
         vault = Vault(settings.state_dir)
-        cache = Cache.open(settings.cache_dir, settings.cache_size, settings.memory_cache)
+        cache = Cache.open(settings.cache_dir, settings.cache_size, settings.memory_cache - coded_size)
         app.state.runs = platform.make_runs()
         try:
             async with executor or _local_pool(settings) as running:
                 catalog = Catalog(settings.workspace, vault.of)
                 sources = make_sources(settings)
-                app.state.services = Services(settings, access, catalog, cache, running, vault, sources)
-                for name in catalog.names():
+                names = catalog.names()
+                redact = _redaction(settings, names)
+                app.state.services = Services(
+                    settings, access, catalog, cache, running, vault, sources, redact
+                )
+                for name in names:
                     for problem in catalog.load(name).problems:
                         log.warning("%s/%s", name, problem)
                 yield
@@ -97,7 +103,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.public_url = settings.public_url
-    app.state.redact = _redaction(settings)
+    app.state.coder = Coder(coded_size)
     app.state.fixed_tokens = dict(fixed_tokens or {})
     return app
 
@@ -176,7 +182,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     return responses.failure(
         error,
         may_read_code=grant is not None and grant.may_read_code,
-        redact=request.app.state.redact,
+        redact=request.app.state.services.redact,
     )
 
 
@@ -187,6 +193,6 @@ async def _refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": error.detail}, error.status_code, headers)
 
 
-def _redaction(settings: Settings) -> Redaction:
-    canvases = [settings.workspace / name for name in Catalog(settings.workspace).names()]
+def _redaction(settings: Settings, names: Sequence[str]) -> Redaction:
+    canvases = [settings.workspace / name for name in names]
     return Redaction([settings.state_dir, settings.cache_dir, settings.workspace, *canvases])

@@ -107,7 +107,8 @@ class Canvas:
         if name in self.broken:
             problem = self.broken[name]
             kind = problem.reason.partition(":")[0]
-            raise UdfError(problem.reason, exception_class=kind, lineno=problem.line)
+            error_class = kind if kind.isidentifier() and kind.endswith("Error") else ""
+            raise UdfError(problem.reason, exception_class=error_class, lineno=problem.line)
         if name not in self.udfs:
             raise UnknownUdf(f"no UDF called {name!r} here")
         return self.udfs[name]
@@ -122,7 +123,7 @@ class Canvas:
         name = asked if asked in self.udfs or asked in self.broken else asked.rpartition(".")[0]
         source = self.bundle.udfs.get(name)
         path = source.path if source is not None else f"{name}.py"
-        return all(self._stamps.get(p) == _stamp(self.folder / p) for p in (_FOLDER, path))
+        return all(self._stamps.get(p) == _stamp(f"{self.bundle.folder}/{p}") for p in (_FOLDER, path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +161,9 @@ def _mentions_udf(path: Path) -> bool:
         return False
 
 
-def _stamp(path: Path) -> _Stamp | None:
+def _stamp(path: Path | str) -> _Stamp | None:
     try:
-        facts = path.stat()
+        facts = os.stat(path)
     except (OSError, ValueError):  # a name from a URL may be one that no file can have
         return None
     return (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)
@@ -190,21 +191,33 @@ def _stamps(folder: Path, globs: frozenset[str]) -> dict[str, _Stamp]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, _Stamp]]:
-    """The canvas's folder, and its files as far as ``MAX_FILES``."""
-    if (stamp := _stamp(folder)) is not None:
+    """The canvas's folder, and its files as far as ``MAX_FILES``. Twice a second for every canvas in use, so
+    there are no ``Path`` objects here."""
+    root = str(folder)
+    if (stamp := _stamp(root)) is not None:
         yield _FOLDER, stamp
-    count = 0
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__pycache__")
-        for name in sorted(files):
-            if name.startswith(".") or name.endswith((".pyc", "~", ".swp")):
+    left = MAX_FILES
+    pending = [""]  # folders in it, with a slash at their end; the next one last
+    while pending:
+        prefix = pending.pop()
+        try:
+            entries = sorted(os.scandir(f"{root}/{prefix}"), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        folders = []
+        for entry in entries:
+            name = entry.name
+            if name[0] == ".":
                 continue
-            path = Path(root) / name
-            if (stamp := _stamp(path)) is not None:
-                yield path.relative_to(folder).as_posix(), stamp
-                count += 1
-            if count >= MAX_FILES:
-                return
+            if entry.is_dir():
+                if name != "__pycache__" and not entry.is_symlink():
+                    folders.append(f"{prefix}{name}/")
+            elif not name.endswith((".pyc", "~", ".swp")) and (stamp := _stamp(f"{root}/{prefix}{name}")):
+                yield f"{prefix}{name}", stamp
+                left -= 1
+                if not left:
+                    return
+        pending.extend(reversed(folders))
 
 
 class _Reader:
@@ -236,6 +249,8 @@ class _Reader:
             if (problem := self.files[c.path].problem) is not None
         }
         udfs = {name: self._udf(name, sources, bundle) for name in sources}
+        for name in _table(table.get("udf")).keys() - udfs.keys() - broken.keys():
+            self.problems.append(Problem("canvas.toml", f"[udf.{name}] is of no UDF in this canvas"))
         globs = frozenset(pattern for udf in udfs.values() for pattern in udf.settings.data)
         return Canvas(
             name=self.folder.name,

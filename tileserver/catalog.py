@@ -1,7 +1,8 @@
 """The canvases of a workspace, and whether they have changed.
 
 A canvas is read into an immutable ``Canvas`` (see ``canvas.py``) and read again when its files or secrets
-have changed: that is looked at twice a second at most, and for the UDF asked for at every request.
+have changed: that is looked at twice a second at most, and for the UDF asked for at every request. While
+requests keep coming, none of them waits for a look.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from tileserver.errors import UnknownUdf
 from tileserver.protocol import Bundle
 from tileserver.udf import Udf
 
-_LOOK_EVERY: Final = 0.5
+_LOOK_EVERY: Final = 0.5  # seconds
+_WAIT_FROM: Final = 0.8  # seconds since the last look from which a request waits for the next one
 
 
 class Found(NamedTuple):
@@ -33,8 +35,15 @@ class Found(NamedTuple):
 class Catalog:
     """The canvases of a workspace. ``secrets_of`` gives a canvas's secrets, and is called from any thread."""
 
-    def __init__(self, workspace: Path, secrets_of: Callable[[str], Secrets] = lambda _: Secrets()) -> None:
+    def __init__(
+        self,
+        workspace: Path,
+        secrets_of: Callable[[str], Secrets] = lambda _: Secrets(),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._workspace = workspace
+        self._clock = clock
         self._secrets_of = secrets_of
         self._names: tuple[list[str], float] = ([], float("-inf"))
         self._canvases: dict[str, tuple[Canvas, float]] = {}
@@ -46,9 +55,10 @@ class Catalog:
             entries = sorted(os.scandir(self._workspace), key=lambda entry: entry.name)
         except OSError:
             return []
-        return [entry.name for entry in entries if entry.is_dir() and self._is_canvas(entry.name)]
+        return [entry.name for entry in entries if entry.is_dir() and self.has(entry.name)]
 
-    def _is_canvas(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether there is a canvas of this name now."""
         folder = self._workspace / name
         if not CANVAS_NAME.fullmatch(name) or not folder.is_dir():
             return False
@@ -59,28 +69,38 @@ class Catalog:
 
         :raises UnknownUdf: when the workspace has no such canvas.
         """
-        if not self._is_canvas(name):
+        if not self.has(name):
             self._canvases.pop(name, None)
             raise UnknownUdf(f"the workspace has no canvas called {name!r}")
+        started = self._clock()
         known = self._canvases.get(name)
+        if known is None:
+            self._names = ([], float("-inf"))  # it is new, so what ``canvases`` remembers is too old
         canvas = read_canvas(self._workspace / name, self._secrets_of(name), known[0] if known else None)
-        self._canvases[name] = (canvas, time.monotonic())
+        current = self._canvases.get(name)
+        if current is None or current[1] <= started:
+            self._canvases[name] = (canvas, started)
         return canvas
 
     async def canvas(self, name: str) -> Canvas:
-        """A canvas as it was at most half a second ago.
+        """A canvas as it was less than a second ago.
 
         :raises UnknownUdf: when the workspace has no such canvas.
         """
         known = self._canvases.get(name)
-        if known is not None and time.monotonic() - known[1] < _LOOK_EVERY:
-            return known[0]
-        return await self._refreshed(name)
+        if known is None:
+            return await self._refreshed(name)
+        age = self._clock() - known[1]
+        if age >= _WAIT_FROM:
+            return await self._refreshed(name)
+        if age >= _LOOK_EVERY:
+            self._look(name)
+        return known[0]
 
     async def canvases(self) -> list[Canvas]:
-        """All canvases by name, as they were at most half a second ago."""
-        if time.monotonic() - self._names[1] >= _LOOK_EVERY:
-            self._names = (await asyncio.to_thread(self.names), time.monotonic())
+        """All canvases by name, as they were less than a second ago."""
+        if self._clock() - self._names[1] >= _LOOK_EVERY:
+            self._names = (await asyncio.to_thread(self.names), self._clock())
         found = []
         for name in self._names[0]:
             with suppress(UnknownUdf):  # gone since
@@ -95,14 +115,25 @@ class Catalog:
         :raises UdfError: for a broken source.
         """
         current = await self.canvas(canvas)
-        if not current.unchanged(name):
+        for _ in range(2):  # a look that was under way may have come before the change
+            if current.unchanged(name):
+                break
             current = await self._refreshed(canvas)
         return Found(*current.find(name), current.bundle)
 
     async def _refreshed(self, name: str) -> Canvas:
+        return await asyncio.shield(self._look(name))
+
+    def _look(self, name: str) -> asyncio.Task[Canvas]:
+        """Read a canvas again in a thread, once for all who ask meanwhile."""
         reading = self._reading.get(name)
         if reading is None:
-            reading = asyncio.ensure_future(asyncio.to_thread(self.load, name))
+            reading = asyncio.create_task(asyncio.to_thread(self.load, name))
             self._reading[name] = reading
-            reading.add_done_callback(lambda _: self._reading.pop(name, None))
-        return await asyncio.shield(reading)
+            reading.add_done_callback(lambda done: self._looked(name, done))
+        return reading
+
+    def _looked(self, name: str, reading: asyncio.Task[Canvas]) -> None:
+        del self._reading[name]
+        if not reading.cancelled():
+            reading.exception()  # it has been told to those who waited; nobody may have

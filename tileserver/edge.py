@@ -58,13 +58,12 @@ class Edge:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
-                headers = MutableHeaders(raw=message["headers"])
-                headers.update({**_ALWAYS, **cors, "x-fused-request-id": request_id})
-                if cors and "*" not in self.cors_origins:
-                    headers.add_vary_header("Origin")
                 facts["timings"]["total"] = 1000 * (time.perf_counter() - started)
-                headers["server-timing"] = _server_timing(facts["timings"])
-                message["headers"] = headers.raw
+                timing = _server_timing(facts["timings"])
+                ours = {**_ALWAYS, **cors, "x-fused-request-id": request_id, "server-timing": timing}
+                message["headers"] = _with(message["headers"], ours)
+                if cors and "*" not in self.cors_origins:
+                    MutableHeaders(raw=message["headers"]).add_vary_header("Origin")
             await send(message)
 
         try:
@@ -104,6 +103,12 @@ class Edge:
 def _refusal(status: int, text: str) -> Response:
     headers = {"x-fused-error": text, "cache-control": "no-store", "content-type": "application/json"}
     return Response(json.dumps({"detail": text}), status, headers)
+
+
+def _with(headers: Iterable[tuple[bytes, bytes]], ours: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer with ours in the place of those of the same names."""
+    encoded = {name.encode("latin-1"): value.encode("latin-1") for name, value in ours.items()}
+    return [*(header for header in headers if header[0] not in encoded), *encoded.items()]
 
 
 def _server_timing(timings: Mapping[str, float]) -> str:

@@ -55,7 +55,7 @@ class UnknownToken(NotFound):
     """Unknown, disabled, expired and rotated tokens look the same from outside."""
 
     def __init__(self) -> None:
-        super().__init__("unknown token")
+        super().__init__("unknown token: it is mistyped, disabled, expired or replaced by another")
 
 
 class UnknownUdf(NotFound):

@@ -32,6 +32,19 @@ _PIXELS = frozenset({Kind.RASTER, Kind.GEORASTER})
 _NOTHING: frozenset[Kind] = frozenset()
 
 
+# How messages call them.
+SAID: dict[Kind, str] = {
+    Kind.TABLE: "a table without geometry",
+    Kind.FEATURES: "a table with geometry",
+    Kind.RASTER: "an array",
+    Kind.GEORASTER: "an array with bounds",
+    Kind.IMAGE: "an encoded image",
+    Kind.ARRAY: "an array that is no picture",
+    Kind.TEXT: "text",
+    Kind.SIMPLE: "a plain value",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """``holds``: chosen from a list of preferences for these kinds. ``also``: able to hold these too,
@@ -43,10 +56,6 @@ class Format:
     holds: frozenset[Kind]
     also: frozenset[Kind]
     encoder: str  # import path, resolved in the worker only
-
-    @property
-    def is_image(self) -> bool:
-        return self.media_type.startswith("image/")
 
 
 _TABLE = "tileserver.render.table"
@@ -81,7 +90,6 @@ FORMATS: dict[str, Format] = {
 # fmt: on
 
 BUNDLE_MEDIA_TYPE = "application/zip"
-BY_EXTENSION = {extension: row for row in FORMATS.values() for extension in row.extensions}
 PICTURES = frozenset(name for name, row in FORMATS.items() if row.encoder == f"{_RASTER}:picture")
 _ALIASES = {"jpg": "jpeg", "tif": "tiff", "pbf": "mvt", "pq": "parquet", "xlsx": "excel"}
 

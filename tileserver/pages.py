@@ -80,9 +80,21 @@ _WITHOUT_MAP: Final = """<main><h1>No map here</h1>
 as ever; install it again without that variable to have the map.</p></main>"""
 
 
-def canvas_page(title: str, description: str, udfs: Iterable[Udf], base: str) -> str:
-    """The UDFs that a token reaches, with their addresses below ``base``."""
-    cards = "\n".join(_card(udf, f"{base}/{udf.name}") for udf in udfs)
+def broken_page(name: str, reason: str) -> str:
+    """In the place of the map of a UDF that can't be served."""
+    return _page(
+        name,
+        f'<main><h1>{escape(name)}</h1><p class="reason" role="alert">{escape(reason)}</p>'
+        "<p>Once its file is mended, load this page again.</p></main>",
+    )
+
+
+def canvas_page(
+    title: str, description: str, udfs: Iterable[Udf], broken: Mapping[str, str], base: str
+) -> str:
+    """The UDFs that a token reaches, with their addresses below ``base``, and why some are broken."""
+    good = [_card(udf, f"{base}/{udf.name}") for udf in udfs]
+    cards = "\n".join([*good, *(_broken_card(name, reason) for name, reason in broken.items())])
     return _page(
         title,
         f'<main><h1>{escape(title)}</h1>{_prose(description)}<div class="cards">{cards}</div></main>',
@@ -90,13 +102,18 @@ def canvas_page(title: str, description: str, udfs: Iterable[Udf], base: str) ->
 
 
 def _card(udf: Udf, address: str) -> str:
+    # Only what every UDF answers to: its source doesn't tell what it returns.
     here = escape(address, quote=True)
-    kinds = ("geojson", "csv", "parquet") if udf.is_layer else ("json", "csv", "parquet")
-    data = " ".join(f'<a href="{here}.{kind}">{kind}</a>' for kind in kinds)
+    tilejson = f'<a href="{here}/run/tiles.json">TileJSON</a> ' if udf.is_layer else ""
     return (
         f'<article><h2><a href="{here}/map">{escape(udf.title)}</a></h2>{_prose(udf.description)}'
-        f'<p class="links"><a href="{here}/map">map</a> {data} <code>{escape(udf.name)}</code></p></article>'
+        f'<p class="links"><a href="{here}/map">map</a> <a href="{here}">data</a> {tilejson}'
+        f"<code>{escape(udf.name)}</code></p></article>"
     )
+
+
+def _broken_card(name: str, reason: str) -> str:
+    return f'<article><h2>{escape(name)}</h2><p class="reason">{escape(reason)}</p></article>'
 
 
 def home_page(tokens: Iterable[str]) -> str:

@@ -10,13 +10,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl
 
 from mercantile import Tile
 
-from tileserver import __version__, formats
+from tileserver import __version__, formats, tiles
 from tileserver.errors import BadRequest, UdfError
 from tileserver.protocol import DEFAULT_EXTENT, DEFAULT_SIZE, Bundle, Default, Job, Json, RenderOptions
 from tileserver.udf import Udf
@@ -50,6 +50,15 @@ class Address:
     scale: int = 1
     extension: str | None = None
     page: bool = False
+
+    @classmethod
+    def of_tile(cls, z: str, x: str, last: str) -> Address:
+        """That of the three path segments of a tile.
+
+        :raises InvalidTile: when they are no tile of the matrix.
+        """
+        found = tiles.parse(z, x, last)
+        return cls(tile=found.tile, scale=found.scale, extension=found.extension)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +135,7 @@ class Call:
         facts = [
             *(__version__, self.bundle.owner, self.udf.name, self.udf.revision),
             *(self.udf.signature.entry, sorted(self.arguments.items()), self.tile),
-            *(self.formats, self.default, asdict(self.options)),
+            *(self.formats, self.default, self.options.to_json()),
         ]
         digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
         return digest if self.tile is None else f"{digest}.{tile_ending(self.tile)}"

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from tileserver.access import Access, Credentials, Grant
+from tileserver.access.forms import CANVAS_TOKEN, UDF_TOKEN
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
 from tileserver.errors import Forbidden, NotFound, TooManyRequests, Unauthorized, UnknownToken, UnknownUdf
 
-_CANVAS: Final = re.compile(r"fc_[A-Za-z0-9]+", re.ASCII)
-_DOCUMENT: Final = re.compile(r"(fc_[A-Za-z0-9]+)(\.[a-z.]+)", re.ASCII)
+_DOCUMENT: Final = re.compile(rf"({CANVAS_TOKEN.pattern})(\.[a-z.]+)", re.ASCII)
 _NAMED_DOCUMENT: Final = re.compile(r"([A-Za-z0-9_-]+)(\.[a-z.]+)", re.ASCII)
-_ONE_UDF: Final = re.compile(r"(fsh_[A-Za-z0-9]+|[0-9a-f]{64})(?:\.(.+))?", re.ASCII)
+_ONE_UDF: Final = re.compile(rf"({UDF_TOKEN.pattern})(?:\.(.+))?", re.ASCII)
 _TEAM: Final = re.compile(r"fc_[A-Za-z0-9_.-]+", re.ASCII)
 _UDF_NAME: Final = re.compile(r"UDF_(.+)")
-_JOINED: Final = re.compile(r"(fc_[A-Za-z0-9]+)-(.+)", re.ASCII)
+_JOINED: Final = re.compile(rf"({CANVAS_TOKEN.pattern})-(.+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def readings(segments: Sequence[str]) -> list[Reading]:
     """The ways to read a path's decoded segments, in the order in which they are tried; there may be none."""
     first, rest = segments[0], tuple(segments[1:])
     found = []
-    if _CANVAS.fullmatch(first):
+    if CANVAS_TOKEN.fullmatch(first):
         found.append(Reading(first, rest[0] if rest else None, rest[1:]))
     if document := _DOCUMENT.fullmatch(first):
         found.append(Reading(document[1], None, (document[2], *rest)))

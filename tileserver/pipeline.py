@@ -1,8 +1,7 @@
 """The one line from an address to bytes: access, catalogue, call, cache, executor.
 
 ``admit`` decides access, ``resolve`` turns an address into a call (``resolve_posted`` a posted body),
-``answer`` a call into bytes, and ``describe`` a call into what map documents say. No step calls the next;
-only this module knows them all.
+and ``answer`` a call into bytes. No step calls the next; only this module knows them all.
 """
 
 from __future__ import annotations
@@ -15,31 +14,26 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
-from mercantile import Tile
-
 from tileserver import asks, paths
 from tileserver.access import Access, Credentials, Grant, Identity
 from tileserver.cache import Cache, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
-from tileserver.documents import Layer
-from tileserver.errors import Forbidden, NotFound, UdfError, UnknownToken, UnknownUdf, without_traceback
+from tileserver.errors import Forbidden, UdfError, UnknownToken, UnknownUdf, without_traceback
 from tileserver.executor import Answers, Executor
 from tileserver.fetching import Fetcher
-from tileserver.formats import FORMATS, PICTURES
 from tileserver.loading import Sources, complete, is_address, is_token
+from tileserver.metadata import printed
 from tileserver.mirror import Mirror
 from tileserver.params import NOBODY, Address, Call, Caller, Limits, QueryItems, build_call
 from tileserver.paths import Reading
 from tileserver.posted import Posted, build, parse
 from tileserver.protocol import Bundle, Encoded, Foreign, Json
+from tileserver.redaction import NOTHING_HIDDEN, Redaction
 from tileserver.settings import Settings
-from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds
 from tileserver.udf import Udf
 from tileserver.vault import Vault
 from tileserver.waits import Waits
-
-_SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +47,7 @@ class Services:
     executor: Executor
     vault: Vault
     sources: Sources
+    redact: Redaction = NOTHING_HIDDEN
     waits: Waits = field(default_factory=Waits)
 
     @property
@@ -169,7 +164,7 @@ async def _base_of(posted: Posted, identity: Identity, services: Services) -> _B
 
 
 def _is_usable(canvas: str, identity: Identity, services: Services) -> bool:
-    return identity.may_use(canvas) and canvas in services.catalog.names()
+    return identity.may_use(canvas) and services.catalog.has(canvas)
 
 
 async def _posted_call(
@@ -206,7 +201,8 @@ async def answer(call: Call, services: Services) -> Answer:
         except UdfError as error:
             error.read_caller |= bool(looks)
             raise
-        return replace(encoded, meta={**encoded.meta, "read_caller": True}) if looks else encoded
+        meta = {**encoded.meta, **printed(encoded.meta, services.redact)}
+        return replace(encoded, meta={**meta, "read_caller": True} if looks else meta)
 
     stored, outcome = await services.cache.get_or_compute(
         call.cache_key(), run, tag=call.tag, max_age=call.max_age
@@ -342,7 +338,7 @@ async def _reached(name: str, bundle: Bundle, services: Services) -> tuple[Grant
     identity = services.access.identity_of(owner_id) if (owner_id := _poster_of(bundle)) else None
     if not place and not bundle.canvas and identity is not None:
         place = await _canvas_with(udf, identity, services)
-    if place == bundle.canvas or place not in services.catalog.names():
+    if place == bundle.canvas or not services.catalog.has(place):
         if not bundle.canvas:
             raise UnknownUdf(f"no UDF called {name!r}: the code belongs to no canvas")
         return None, udf
@@ -374,72 +370,3 @@ async def _canvas_with(udf: str, identity: Identity, services: Services) -> str:
     if names:
         raise UnknownUdf(f"several canvases have a UDF called {udf!r}: {', '.join(names)}")
     raise UnknownUdf(f"no UDF called {udf!r}")
-
-
-async def describe(call: Call, services: Services) -> Layer:
-    """What map documents say of a UDF: from ``canvas.toml``, else from sample runs from zoom 0 down.
-
-    ``call`` is a tile call; its arguments and formats are those of the document's tiles.
-
-    :raises NotFound: when what the UDF returns is nothing to put on a map.
-    """
-    settings = call.udf.settings
-    sample = await _sample(call, services)
-    kind = sample.meta.get("format", "")
-    if kind != "mvt" and kind not in PICTURES:
-        raise NotFound(f"{call.udf.name} returns {sample.meta.get('kind')}, which is no map layer")
-    box, source = settings.bounds, "canvas.toml"
-    if box is None:
-        box, source = await _data_bounds(call, sample, services)
-    return Layer(
-        name=call.udf.name,
-        title=call.udf.title,
-        description=call.udf.description,
-        format=kind,
-        extension=FORMATS[kind].extensions[0],
-        bounds=box,
-        bounds_source=source,
-        minzoom=settings.minzoom,
-        maxzoom=settings.maxzoom if settings.maxzoom is not None else 22,
-        attribution=settings.attribution,
-        fields=dict(sample.meta.get("fields", {})),
-        revision=call.udf.revision,
-    )
-
-
-async def _sample(call: Call, services: Services) -> Encoded:
-    """The tile that shows most: that of the bounds where they are known, else the whole world."""
-    box = call.udf.settings.bounds
-    tile = bounding_tile(box) if box is not None else Tile(x=0, y=0, z=0)
-    return (await answer(replace(call, tile=tile), services)).stored.encoded
-
-
-async def _data_bounds(call: Call, sample: Encoded, services: Services) -> tuple[Bounds, str]:
-    """Bounds of the data, narrowed down tile by tile as long as that makes them finer."""
-    tile = Tile(x=0, y=0, z=0)
-    box = _bounds_of(sample)
-    if box is None:
-        return WORLD, "world"
-    for _ in range(_SAMPLES - 1):
-        finer = bounding_tile(box)
-        if finer.z <= tile.z or finer.z > min(MAX_ZOOM, call.udf.settings.maxzoom or MAX_ZOOM):
-            break
-        tile = finer
-        narrowed = _bounds_of((await answer(replace(call, tile=tile), services)).stored.encoded)
-        if narrowed is None or _same(narrowed, bounds(tile)):
-            break
-        box = narrowed
-    return box, "samples"
-
-
-def _bounds_of(encoded: Encoded) -> Bounds | None:
-    found = encoded.meta.get("bounds")
-    if not isinstance(found, list) or len(found) != 4:
-        return None
-    west, south, east, north = (float(number) for number in found)
-    clipped = (max(west, WORLD[0]), max(south, WORLD[1]), min(east, WORLD[2]), min(north, WORLD[3]))
-    return clipped if clipped[0] <= clipped[2] and clipped[1] <= clipped[3] else None
-
-
-def _same(one: Bounds, other: Bounds) -> bool:
-    return all(abs(a - b) < 1e-9 for a, b in zip(one, other, strict=True))

@@ -54,6 +54,9 @@ class RenderOptions:
         """Side of the picture to make, in pixels."""
         return self.size * self.scale
 
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -82,7 +85,7 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         header = {name: getattr(self, name) for name in _JOB_PLAIN}
-        header["options"] = asdict(self.options)
+        header["options"] = self.options.to_json()
         header["tile"] = None if self.tile is None else [self.tile.z, self.tile.x, self.tile.y]
         return header
 

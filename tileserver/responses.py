@@ -1,63 +1,60 @@
 """The only maker of responses for UDF output and for errors.
 
-Decides status, exact media types, ``x-fused-*`` headers, validators, ranges, compression and how long
-an answer may be kept. Headers that every answer carries are put on by ``edge.py``.
+Decides status, exact media types, ``x-fused-*`` headers, validators, ranges and how long an answer may be
+kept. Headers that every answer carries are put on by ``edge.py``.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import math
 import re
 import time
-from collections.abc import Mapping
 from typing import Any, Final
 
-import zstandard
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tileserver import coding
 from tileserver.access import Grant
-from tileserver.cache import Stored
 from tileserver.errors import InvalidBody, MethodNotAllowed, NotFound, TileServerError, UdfError
+from tileserver.metadata import metadata
 from tileserver.params import Call
 from tileserver.pipeline import Answer
 from tileserver.protocol import Encoded
 from tileserver.redaction import NOTHING_HIDDEN, Redaction
 
 UDF_POLICY: Final = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
-MAX_METADATA: Final = 8000
-
-_COMPRESS_FROM: Final = 1024
-_COMPRESSIBLE: Final = ("text/", "application/json", "application/geo+json", "application/xml")
-_COMPRESSIBLE_TILES: Final = ("application/vnd.mapbox-vector-tile", "image/svg+xml")
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
-def respond(request: Request, grant: Grant, call: Call, answer: Answer, *, http_max_age: int) -> Response:
-    """The HTTP response for an answer, conditional and partial requests included."""
+async def respond(
+    request: Request, grant: Grant, call: Call, answer: Answer, *, http_max_age: int
+) -> Response:
+    """The HTTP response for an answer, conditional and partial requests included; notes for the log where it
+    came from."""
+    facts = request.state.facts
+    facts["timings"].update(answer.timings)
+    facts["cache"] = answer.outcome
     encoded = answer.stored.encoded
     missing = _missing(call, encoded)
     if missing is not None:
         return missing
     headers = _headers(request, grant, call, answer, http_max_age)
-    body, etag = encoded.body, answer.stored.etag
+    body, etag, status = encoded.body, answer.stored.etag, int(encoded.meta.get("status", 200))
     if request.method == "POST":
-        return Response(body, status_code=int(encoded.meta.get("status", 200)), headers=headers)
-    if "range" not in request.headers:
-        body, coding = _compressed(request, answer.stored)
-        if coding:
-            headers["content-encoding"] = coding
-            etag = f'{etag[:-1]}-{coding}"'
-    headers["etag"] = etag
-    status = int(encoded.meta.get("status", 200))
-    if status < 300 and _none_match(request, etag, answer.stored.etag):
-        headers.pop("content-encoding", None)
+        return Response(body, status_code=status, headers=headers)
+    ranged = "range" in request.headers
+    chosen = None if ranged else coding.choose(request.headers.get("accept-encoding", ""), encoded)
+    headers["etag"] = etag if chosen is None else f'{etag[:-1]}-{chosen}"'
+    if status < 300 and _none_match(request, headers["etag"], etag):
         return Response(status_code=304, headers=headers)
-    if "range" in request.headers and status == 200:
+    if ranged and status == 200:
         return _partial(request, body, headers)
+    if chosen is not None:
+        headers["content-encoding"] = chosen
+        body = await request.app.state.coder.coded(answer.stored, chosen)
     return Response(body, status_code=status, headers=headers)
 
 
@@ -83,16 +80,11 @@ def _headers(request: Request, grant: Grant, call: Call, answer: Answer, http_ma
         "accept-ranges": "bytes",
         "vary": "Accept, Accept-Encoding, Authorization" if grant.restricted else "Accept, Accept-Encoding",
         "x-cache": answer.outcome,
-        "x-fused-metadata": metadata(_output(encoded.meta, request.app.state.redact)),
+        "x-fused-metadata": metadata({name: encoded.meta.get(name, "") for name in ("stdout", "stderr")}),
     }
     if answer.outcome == "hit":
         headers["x-fused-cached"] = "true"
     return headers
-
-
-def _output(facts: Mapping[str, Any], redact: Redaction) -> dict[str, str]:
-    """What a run that went well has printed."""
-    return {name: redact(str(facts.get(name, ""))) for name in ("stdout", "stderr")}
 
 
 def _cache_control(request: Request, grant: Grant, call: Call, encoded: Encoded, http_max_age: int) -> str:
@@ -105,31 +97,6 @@ def _cache_control(request: Request, grant: Grant, call: Call, encoded: Encoded,
     if request.query_params.get("_v") == call.udf.revision:
         return f"{scope}, max-age={remaining}, immutable"
     return f"{scope}, max-age={min(remaining, http_max_age)}"
-
-
-def _compressed(request: Request, stored: Stored) -> tuple[bytes, str | None]:
-    encoded = stored.encoded
-    wanted = _codings(request.headers.get("accept-encoding", ""))
-    kind = encoded.media_type
-    suitable = kind.startswith(_COMPRESSIBLE) or kind in _COMPRESSIBLE_TILES
-    if len(encoded.body) < _COMPRESS_FROM or not suitable:
-        return encoded.body, None
-    if "zstd" in wanted:
-        return zstandard.compress(encoded.body, 3), "zstd"
-    if "gzip" in wanted:
-        return gzip.compress(encoded.body, 5, mtime=0), "gzip"
-    return encoded.body, None
-
-
-def _codings(header: str) -> set[str]:
-    """The content codings that an Accept-Encoding header allows (RFC 9110, section 12.5.3)."""
-    allowed = set()
-    for item in header.lower().split(","):
-        name, _, parameters = item.partition(";")
-        weight = parameters.replace(" ", "").removeprefix("q=")
-        if name.strip() and weight not in {"0", "0.0", "0.00", "0.000"}:
-            allowed.add(name.strip())
-    return allowed
 
 
 def _none_match(request: Request, *etags: str) -> bool:
@@ -217,47 +184,6 @@ def _failure_facts(error: UdfError, message: str, may_read_code: bool, redact: R
         "lineno": error.lineno,
         "error_type": error.error_type,
     }
-
-
-def metadata(facts: Mapping[str, Any]) -> str:
-    """The value of ``x-fused-metadata``: ASCII JSON of at most 8 KB; output is cut to fit, standard
-    output in its middle, standard error at its beginning."""
-    stdout, stderr = str(facts.get("stdout", "")), str(facts.get("stderr", ""))
-    chosen: dict[str, Any] = {
-        "stdout": stdout,
-        "stderr": stderr,
-        "has_exception": bool(facts.get("has_exception", False)),
-        "exception_class": _cut(facts.get("exception_class"), 200),
-        "errormsg": _cut(facts.get("errormsg"), 1000),
-        "exception": _cut(facts.get("exception"), 1000),
-        "lineno": facts.get("lineno"),
-        "error_type": facts.get("error_type"),
-    }
-    text = json.dumps(chosen)
-    room = MAX_METADATA
-    while len(text) > MAX_METADATA:
-        room = room * 3 // 4
-        chosen["stdout"] = _middle_out(stdout, room)
-        chosen["stderr"] = stderr if len(stderr) <= room else stderr[-room:]
-        text = json.dumps(chosen)
-    return text
-
-
-def _cut(text: str | None, room: int) -> str | None:
-    """As much of a text as is ``room`` characters long in JSON, where some take six or twelve."""
-    if text is None or len(json.dumps(text[: room + 1])) <= room:
-        return text
-    kept = text[:room]
-    while len(json.dumps(kept)) > room:
-        kept = kept[: len(kept) * 3 // 4]
-    return f"{kept}..."
-
-
-def _middle_out(text: str, room: int) -> str:
-    if len(text) <= room:
-        return text
-    half = room // 2
-    return f"{text[:half]}\n...\n{text[len(text) - half :]}"
 
 
 def _header_safe(text: str) -> str:

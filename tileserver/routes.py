@@ -12,21 +12,21 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
-from urllib.parse import unquote, urlencode
+from urllib.parse import urlencode
 
 from mercantile import Tile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tileserver import documents, openapi, pages, pipeline, responses, tiles
-from tileserver.access import Credentials, Grant
-from tileserver.errors import BadRequest, InvalidTile, NotFound, UdfError, UnknownUdf
-from tileserver.params import Address, Call, Caller, QueryItems, is_reserved, parse_query
+from tileserver import documents, layers, openapi, pages, pipeline, responses
+from tileserver.access import Grant
+from tileserver.errors import BadRequest, InvalidTile, NotFound, TileServerError, UdfError, UnknownUdf
+from tileserver.params import Address, Call, Caller, QueryItems, is_reserved
 from tileserver.paths import Reading, readings
 from tileserver.pipeline import Services, Target
+from tileserver.requests import SESSION, credentials_of, path_of, query_of, segments
 
-_SESSION: Final = "fused_session_token"
 _WHOLE_WORLD: Final = Tile(x=0, y=0, z=0)
 
 Resource = Callable[[Request, Target, Grant, Services], Awaitable[Response]]
@@ -50,20 +50,16 @@ class SharedRoutes:
         await response(scope, receive, send)
 
 
-def _segments(scope: Scope) -> list[str]:
-    """Path segments below the mount, each decoded by itself, so that an encoded slash stays inside."""
-    raw = scope.get("raw_path") or scope["path"].encode()
-    path = raw.decode("latin-1").partition("?")[0].removeprefix(scope.get("root_path", ""))
-    return [unquote(segment, errors="replace") for segment in path.strip("/").split("/")]
-
-
 async def _answer(request: Request, services: Services) -> Response:
     facts = request.state.facts
-    candidates = readings(_segments(request.scope))
-    with suppress(NotFound, BadRequest):  # for the log, should access refuse
-        facts["route"] = _resource(candidates[0])[0] if candidates else "other"
+    candidates = readings(segments(path_of(request).removeprefix(request.scope.get("root_path", ""))))
     started = time.perf_counter()
-    reading, grant = await pipeline.admit(candidates, _credentials(request), services)
+    try:
+        reading, grant = await pipeline.admit(candidates, credentials_of(request), services)
+    except TileServerError:
+        with suppress(NotFound, BadRequest):
+            facts["route"] = _resource(candidates[0])[0] if candidates else "other"
+        raise
     facts["timings"]["access"] = 1000 * (time.perf_counter() - started)
     facts["canvas"] = grant.canvas
     request.state.grant = grant
@@ -82,8 +78,7 @@ def _resource(reading: Reading) -> tuple[str, Resource, Address]:
         case () | ("run",) | ("run", "file"):
             return "run", run, Address()
         case ("run", "tiles", z, x, last):
-            found = tiles.parse(z, x, last)
-            return "tile", run, Address(tile=found.tile, scale=found.scale, extension=found.extension)
+            return "tile", run, Address.of_tile(z, x, last)
         case ("run", "tiles", *_):
             raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
         case ("run", "tiles.json"):
@@ -104,22 +99,19 @@ async def run(request: Request, target: Target, grant: Grant, services: Services
         target = replace(target, address=replace(target.address, page=True))
     call = await _resolved(request, target, grant, services)
     answer = await pipeline.answer(call, services)
-    facts = request.state.facts
-    facts["timings"].update(answer.timings)
-    facts["cache"] = answer.outcome
-    return responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
+    return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 
 async def tilejson(request: Request, target: Target, grant: Grant, services: Services) -> Response:
     """TileJSON; the query's parameters are those of its tiles."""
     call = await _resolved(request, target, grant, services)
-    layer = await pipeline.describe(call, services)
+    layer = await layers.describe(call, services)
     base = f"{_base(request)}/run/tiles/{{z}}/{{x}}/{{y}}.{layer.extension}"
     query = [*_own_parameters(request), ("_v", layer.revision)]
     kept = "private, no-cache" if grant.restricted else "public, no-cache"
     if grant.session:
         # Whoever has the document has the session: it must not stay anywhere.
-        query.append((_SESSION, request.query_params[_SESSION]))
+        query.append((SESSION, request.query_params[SESSION]))
         kept = "private, no-store"
     document = documents.tilejson(layer, f"{base}?{urlencode(query)}")
     return responses.document(request, json.dumps(document).encode(), kept)
@@ -127,7 +119,12 @@ async def tilejson(request: Request, target: Target, grant: Grant, services: Ser
 
 async def map_page(request: Request, target: Target, grant: Grant, services: Services) -> Response:
     """A page with the UDF on a map."""
-    call = await _resolved(request, target, grant, services)
+    try:
+        call = await _resolved(request, target, grant, services)
+    except UdfError as error:
+        where = "" if error.lineno is None else f" (line {error.lineno})"
+        page = pages.broken_page(target.name or grant.udf or "", f"{services.redact(error.message)}{where}")
+        return HTMLResponse(page, error.status, headers=pages.headers(pages.new_nonce()))
     layer = call.udf.is_layer or await _is_layer(call, services)
     nonce = pages.new_nonce()
     page = pages.map_page(call.udf, _path(request), nonce, layer=layer)
@@ -137,7 +134,7 @@ async def map_page(request: Request, target: Target, grant: Grant, services: Ser
 async def _is_layer(call: Call, services: Services) -> bool:
     """Whether a UDF that takes no bounds returns something for a map; one that fails says so on its page."""
     try:
-        await pipeline.describe(call, services)
+        await layers.describe(call, services)
     except (NotFound, BadRequest):
         return False
     except UdfError:
@@ -150,7 +147,12 @@ async def canvas(request: Request, target: Target, grant: Grant, services: Servi
     found = await services.catalog.canvas(grant.canvas)
     udfs = [udf for name, udf in sorted(found.udfs.items()) if grant.reaches(name)]
     if "text/html" in request.headers.get("accept", ""):
-        page = pages.canvas_page(found.title, found.description, udfs, _path(request))
+        broken = {
+            name: services.redact(str(problem))
+            for name, problem in sorted(found.broken.items())
+            if grant.reaches(name)
+        }
+        page = pages.canvas_page(found.title, found.description, udfs, broken, _path(request))
         return HTMLResponse(page, headers=pages.headers(pages.new_nonce()))
     base = _base(request)
     rows = [
@@ -192,8 +194,7 @@ async def _resolved(request: Request, target: Target, grant: Grant, services: Se
     facts = request.state.facts
     if target.name is None and grant.udf is None:
         raise UnknownUdf("a canvas token needs a UDF's name after it")
-    query = parse_query(request.scope["query_string"])
-    call = await pipeline.resolve(target, grant, query, services, _caller(request, grant))
+    call = await pipeline.resolve(target, grant, query_of(request), services, _caller(request, grant))
     # Whatever extension the address had, clients know the UDF by its name.
     share = grant.share if grant.udf is not None else f"{grant.share}/{call.udf.name}"
     headers = {**call.caller.headers, "fused-share-token": share}
@@ -208,26 +209,10 @@ def _caller(request: Request, grant: Grant) -> Caller:
     """What the UDF may see of a request that came by a share token, besides that."""
     shown: dict[str, str] = {}
     if grant.session:
-        shown["fused-session-token"] = request.query_params[_SESSION]
+        shown["fused-session-token"] = request.query_params[SESSION]
     if grant.identity is not None:
         shown |= grant.identity.shown
     return Caller.of(request.headers.items(), shown)
-
-
-def _credentials(request: Request) -> Credentials:
-    return Credentials(
-        authorization=request.headers.get("authorization"),
-        session_token=_session(request),
-        address=request.client.host if request.client else None,
-    )
-
-
-def _session(request: Request) -> str | None:
-    """The session token of the query; of a query that will be refused, none."""
-    try:
-        return dict(parse_query(request.scope["query_string"])).get(_SESSION)
-    except BadRequest:
-        return None
 
 
 def _own_parameters(request: Request) -> QueryItems:
@@ -237,8 +222,7 @@ def _own_parameters(request: Request) -> QueryItems:
 
 def _path(request: Request) -> str:
     """The path that the UDF's other addresses begin with, as this request wrote it."""
-    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
-    path = raw.decode("latin-1").partition("?")[0]
+    path = path_of(request)
     for ending in ("/run/tiles.json", "/map", ".api.json"):
         path = path.removesuffix(ending)
     return path.rstrip("/")

@@ -15,7 +15,7 @@ from typing import Any
 
 import uvicorn
 
-from tileserver import __version__, pipeline, tiles
+from tileserver import __version__, pipeline
 from tileserver.access import Access
 from tileserver.app import create_app
 from tileserver.cache import Cache
@@ -123,8 +123,7 @@ async def run_once(
         parts = tile.split("/")
         if len(parts) != 3:
             raise InvalidTile(f"a tile is z/x/y, not {tile!r}")
-        found = tiles.parse(*parts)
-        address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
+        address = Address.of_tile(*parts)
     with closing(Access(settings.state_dir)) as access, closing(Vault(settings.state_dir)) as vault:
         catalog = Catalog(settings.workspace, vault.of)
         async with _one_worker(settings) as pool:

@@ -242,7 +242,10 @@ class Settings:
     )
     cache_size: int = _key(_SIZE, 10 * 1024 * _MIB, "10GiB", "Size of the disk cache.")
     memory_cache: int = _key(
-        _SIZE, 256 * _MIB, "256MiB", "Size of the cache in memory, in front of the disk."
+        _SIZE,
+        256 * _MIB,
+        "256MiB",
+        "Size of the cache in memory, in front of the disk; a quarter is for compressed bodies.",
     )
     http_max_age: int = _key(
         _AGE, 300, "300s", "Longest time a browser or proxy may keep an answer without asking again."

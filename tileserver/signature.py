@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from tileserver.protocol import Json
@@ -74,7 +75,7 @@ class Parameter:
                 return text.partition("[")[0].rpartition(".")[2]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what follows from the parameters is worked out once
 class Signature:
     """The entry point of a source.
 
@@ -97,7 +98,7 @@ class Signature:
     def parameter(self, name: str) -> Parameter | None:
         return next((p for p in self.parameters if p.name == name), None)
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         return frozenset(p.name for p in self.parameters)
 
@@ -120,7 +121,7 @@ class Signature:
             return None
         return first.name
 
-    @property
+    @cached_property
     def filled_by_tile(self) -> frozenset[str]:
         """Every parameter whose value comes from the tile's address, not from the query."""
         filled = {"x", "y", "z"} & self.names
@@ -182,7 +183,10 @@ def _entry(tree: ast.Module, entry: str | None) -> tuple[Function, ast.expr]:
     wanted = entry or "udf"
     line = next(iter(found.values()))[0].lineno
     names = ", ".join(found)
-    raise BrokenSource(f"no UDF called {wanted!r} among the decorated functions: {names}", line)
+    raise BrokenSource(
+        f"no UDF called {wanted!r} among the decorated functions: {names}; rename one to {wanted}",
+        line,
+    )
 
 
 def _is_udf(decorator: ast.expr) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +15,9 @@ import click
 
 from tileserver import __version__, settings
 from tileserver.access import Access, Share
+from tileserver.canvas import Canvas
 from tileserver.catalog import Catalog
-from tileserver.errors import TileServerError, UdfError
+from tileserver.errors import TileServerError, UdfError, UnknownUdf
 from tileserver.settings import Settings
 from tileserver.units import parse_duration
 from tileserver.vault import stored_secrets
@@ -157,6 +158,34 @@ def access_of(chosen: Settings) -> Access:
 def catalog_of(chosen: Settings) -> Catalog:
     """The canvases of the workspace, with their secrets."""
     return Catalog(chosen.workspace, stored_secrets(chosen.state_dir))
+
+
+def canvas_of(chosen: Settings, name: str) -> Canvas:
+    """A canvas of the workspace.
+
+    :raises UnknownUdf: naming those that there are.
+    """
+    catalog = catalog_of(chosen)
+    try:
+        return catalog.load(name)
+    except UnknownUdf as error:
+        raise UnknownUdf(f"{error.message}; it has {_listed(catalog.names())}") from None
+
+
+def find_udf(chosen: Settings, canvas: str, name: str) -> str:
+    """The UDF that is meant by a name, which may end in an extension.
+
+    :raises UnknownUdf: naming those that there are.
+    """
+    found = canvas_of(chosen, canvas)
+    try:
+        return found.find(name)[0].name
+    except UnknownUdf:
+        raise UnknownUdf(f"{canvas} has no UDF called {name!r}; it has {_listed(found.udfs)}") from None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def share_row(chosen: Settings, share: Share) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import click
 from tileserver.cli.base import (
     CONTEXT,
     access_of,
+    canvas_of,
     catalog_of,
     command,
     duration,
@@ -67,7 +68,7 @@ def canvas_share(
     Example: tileserver canvas share city --expires 7d
     """
     chosen = load(workspace)
-    found = catalog_of(chosen).load(name)
+    found = canvas_of(chosen, name)
     unknown = [udf for udf in udfs if udf not in found.udfs and udf not in found.broken]
     if unknown:
         known = ", ".join(found.udfs) or "none"

@@ -14,6 +14,7 @@ from tileserver.cli.base import (
     catalog_of,
     command,
     duration,
+    find_udf,
     load,
     show,
     split_address,
@@ -44,7 +45,12 @@ def token_create(
 
     Example: tileserver token create --name notebook --scope run --expires 90d
     """
-    access = access_of(load(workspace))
+    chosen = load(workspace)
+    known = catalog_of(chosen).names()
+    for canvas in canvases:
+        if canvas not in known:
+            click.echo(f"Note: the workspace has no canvas called {canvas!r} yet.", err=True)
+    access = access_of(chosen)
     token_id, secret = access.create_token(
         name, scope=scope, canvases=canvases or None, expires=duration("--expires", expires)
     )
@@ -104,8 +110,8 @@ def shared_token_create(address: str, workspace: Path, as_json: bool) -> None:
     """
     chosen = load(workspace)
     canvas, name = split_address(address)
-    udf, _ = catalog_of(chosen).load(canvas).find(name)
-    row = _shared_row(access_of(chosen).create_shared_token(canvas, udf.name))
+    udf = find_udf(chosen, canvas, name)
+    row = _shared_row(access_of(chosen).create_shared_token(canvas, udf))
     show(as_json, row, row["token"])
 
 

@@ -10,7 +10,17 @@ from typing import Any
 
 import click
 
-from tileserver.cli.base import CONTEXT, catalog_of, command, load, show, split_address, table
+from tileserver.cli.base import (
+    CONTEXT,
+    canvas_of,
+    catalog_of,
+    command,
+    find_udf,
+    load,
+    show,
+    split_address,
+    table,
+)
 from tileserver.errors import UdfError
 from tileserver.protocol import Encoded
 
@@ -30,10 +40,11 @@ def udf_list(canvas: str | None, workspace: Path, as_json: bool) -> None:
 
     Example: tileserver udf list city
     """
-    catalog = catalog_of(load(workspace))
+    chosen = load(workspace)
     rows: list[dict[str, Any]] = []
-    for name in [canvas] if canvas else catalog.names():
-        found = catalog.load(name)
+    problems: list[str] = []
+    for name in [canvas] if canvas else catalog_of(chosen).names():
+        found = canvas_of(chosen, name)
         rows += [
             {
                 "udf": f"{name}/{udf.name}",
@@ -44,9 +55,9 @@ def udf_list(canvas: str | None, workspace: Path, as_json: bool) -> None:
             for udf in found.udfs.values()
         ]
         rows += [{"udf": f"{name}/{p.path}", "problem": p.reason, "line": p.line} for p in found.problems]
+        problems += [f"{name}/{problem}" for problem in found.problems]
     good = [row for row in rows if "problem" not in row]
-    bad = [f"{r['udf']}:{r['line'] or 1}: {r['problem']}" for r in rows if "problem" in r]
-    show(as_json, rows, "\n".join([table(good, ("udf", "title", "layer", "parameters")), *bad]))
+    show(as_json, rows, "\n".join([table(good, ("udf", "title", "layer", "parameters")), *problems]))
 
 
 @command("run", udf_group)
@@ -82,8 +93,10 @@ def udf_run(
         query.append((key, value))
     if wanted:
         query.append(("format", wanted))
+    chosen = load(workspace)
+    find_udf(chosen, canvas, name)
     try:
-        encoded = asyncio.run(run_once(load(workspace), canvas, name, query, tile))
+        encoded = asyncio.run(run_once(chosen, canvas, name, query, tile))
     except UdfError as error:
         _show_output(error.stdout, error.stderr, error.traceback)
         raise

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tileserver.cli.base import CONTEXT, catalog_of, command, load, show, table
+from tileserver.cli.base import CONTEXT, canvas_of, command, load, show, table
 from tileserver.vault import Vault
 
 
@@ -35,7 +35,7 @@ def secret_set(address: str, workspace: Path, as_json: bool) -> None:
     """
     chosen = load(workspace)
     canvas, name = _split(address)
-    catalog_of(chosen).load(canvas)
+    canvas_of(chosen, canvas)
     vault = Vault(chosen.state_dir)
     try:
         vault.set(canvas, name, _value())

@@ -7,6 +7,8 @@ FeatureCollection; in a tile run it receives the tile.
 
 from __future__ import annotations
 
+from typing import Final, NoReturn
+
 
 class Bounds(list[float]):
     """Receives a plain list ``[west, south, east, north]``."""
@@ -59,3 +61,14 @@ class JobPoolTailTimeoutError(TimeoutError):
         super().__init__(message)
         self.timeout = timeout
         self.not_succeeded_args = not_succeeded_args
+
+
+_PROVIDED: Final = sorted(name for name, value in globals().items() if isinstance(value, type))
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise AttributeError(
+        f"fused.types.{name} is not provided by tileserver; provided: {', '.join(_PROVIDED)}"
+    )

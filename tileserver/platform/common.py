@@ -7,16 +7,16 @@ import uuid
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tileserver.access import Credentials, Identity, Scope
+from tileserver.access import Identity, Scope
 from tileserver.canvas import DEFAULT_CANVAS, Canvas
 from tileserver.errors import BadRequest, InvalidBody, NotFound
 from tileserver.pipeline import Services
+from tileserver.requests import credentials_of, path_of, segments
 
 MAX_BODY: Final = 16 * 2**20  # it is read on the event loop, where others wait meanwhile
 MAX_PAGE: Final = 1000  # rows of one answer
@@ -46,21 +46,9 @@ def identify(request: Request, scope: Scope = "admin", *, canvas: str | None = N
     return services_of(request).access.require(credentials_of(request), scope, canvas)
 
 
-def credentials_of(request: Request) -> Credentials:
-    """What the caller shows. A session token opens shared canvases, and nothing of the platform else."""
-    return Credentials(
-        authorization=request.headers.get("authorization"),
-        session_token=request.query_params.get("fused_session_token"),
-        address=request.client.host if request.client else None,
-    )
-
-
 def segments_after(request: Request, marker: str) -> list[str]:
-    """The segments of a path behind a marker, each decoded by itself, so that an encoded slash stays
-    inside."""
-    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
-    rest = raw.decode("latin-1").partition("?")[0].partition(marker)[2]
-    return [unquote(segment, errors="replace") for segment in rest.strip("/").split("/")]
+    """The segments of a path behind a marker."""
+    return segments(path_of(request).partition(marker)[2])
 
 
 async def body_of(request: Request) -> bytes:
@@ -153,8 +141,7 @@ def udf_id(canvas: str, udf: str) -> str:
 
 async def canvases_of(request: Request, identity: Identity) -> list[Canvas]:
     """The canvases that an access token may use, by name."""
-    catalog = services_of(request).catalog
-    return [await catalog.canvas(name) for name in catalog.names() if identity.may_use(name)]
+    return [c for c in await services_of(request).catalog.canvases() if identity.may_use(c.name)]
 
 
 async def canvas_of_id(request: Request, identity: Identity, wanted: str) -> Canvas:
@@ -198,7 +185,7 @@ def choose(
     :raises NotFound: when there is none, or more than one to choose from.
     """
     place = collection
-    if collection == DEFAULT_CANVAS and owner and owner in services_of(request).catalog.names():
+    if collection == DEFAULT_CANVAS and owner and services_of(request).catalog.has(owner):
         place = owner
     for canvas in candidates:
         if canvas.name == place:

@@ -22,7 +22,6 @@ from tileserver.platform.common import (
     canvas_id,
     canvas_of_id,
     canvases_of,
-    credentials_of,
     email_of,
     identify,
     object_of,
@@ -36,6 +35,7 @@ from tileserver.platform.common import (
 )
 from tileserver.posted import Posted, parse_udf
 from tileserver.protocol import Foreign, Json
+from tileserver.requests import credentials_of
 from tileserver.saving import delete_udf, save_udf
 from tileserver.signature import BrokenSource, NotAUdf, read
 

@@ -10,11 +10,11 @@ from starlette.responses import Response
 from tileserver import pipeline, responses
 from tileserver.access import Grant, Identity
 from tileserver.errors import BadRequest, Forbidden
-from tileserver.params import Address, Call, Caller, parse_query
+from tileserver.params import Address, Call, Caller
 from tileserver.pipeline import Answer
 from tileserver.platform.common import Get, Post, body_of, identify, services_of
+from tileserver.requests import query_of
 from tileserver.runs import Runs
-from tileserver.tiles import parse
 
 # The client gives up on one request after 5 seconds.
 WAIT: Final = 2.0
@@ -35,9 +35,9 @@ async def run_posted(request: Request) -> Response:
     identity, call = await _posted_call(request)
     run_id = _run_id(request)
     if run_id is None:
-        return _respond(request, identity, (call, await pipeline.answer(call, services_of(request))))
+        return await _respond(request, identity, (call, await pipeline.answer(call, services_of(request))))
     outcome = await _start(request, identity, run_id, call, wait=call.time_limit * 2)
-    return _respond(request, identity, outcome)
+    return await _respond(request, identity, outcome)
 
 
 async def start_posted(request: Request) -> Response:
@@ -46,7 +46,7 @@ async def start_posted(request: Request) -> Response:
     run_id = _run_id(request)
     if run_id is None:
         raise BadRequest("a run that is started needs the header Fused-Run-Id, to be asked for later")
-    return _respond(request, identity, await _start(request, identity, run_id, call, wait=WAIT))
+    return await _respond(request, identity, await _start(request, identity, run_id, call, wait=WAIT))
 
 
 async def get_run(request: Request) -> Response:
@@ -54,7 +54,7 @@ async def get_run(request: Request) -> Response:
     identity = _poster(request)
     request.state.facts["route"] = "get_run"
     key = (identity.id, request.path_params["run_id"])
-    return _respond(request, identity, await _runs(request).get(key, wait=WAIT))
+    return await _respond(request, identity, await _runs(request).get(key, wait=WAIT))
 
 
 def _run_id(request: Request) -> str | None:
@@ -80,13 +80,12 @@ async def _posted_call(request: Request) -> tuple[Identity, Call]:
     identity = _poster(request)
     address = Address()
     if "z" in request.path_params:
-        found = parse(*(request.path_params[name] for name in ("z", "x", "y")))
-        address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
+        address = Address.of_tile(*(request.path_params[name] for name in ("z", "x", "y")))
     call = await pipeline.resolve_posted(
         await body_of(request),
         identity,
         address,
-        parse_query(request.scope["query_string"]),
+        query_of(request),
         services_of(request),
         Caller.of(request.headers.items(), identity.shown),
     )
@@ -107,14 +106,11 @@ def _grant(identity: Identity) -> Grant:
     return Grant(f"@{identity.id}", None, True, "", may_read_code=True, restricted=True)
 
 
-def _respond(request: Request, identity: Identity, outcome: Outcome | None) -> Response:
+async def _respond(request: Request, identity: Identity, outcome: Outcome | None) -> Response:
     if outcome is None:
         return Response(status_code=202, headers={"cache-control": "no-store"})
     call, answer = outcome
-    facts = request.state.facts
-    facts["timings"].update(answer.timings)
-    facts["cache"] = answer.outcome
-    return responses.respond(request, _grant(identity), call, answer, http_max_age=0)
+    return await responses.respond(request, _grant(identity), call, answer, http_max_age=0)
 
 
 def _runs(request: Request) -> Runs[Outcome]:

@@ -11,10 +11,10 @@ from starlette.responses import Response
 from tileserver import pipeline, responses
 from tileserver.access import Grant, Identity
 from tileserver.canvas import DEFAULT_CANVAS
-from tileserver.params import Address, Caller, parse_query
+from tileserver.params import Address, Caller
 from tileserver.pipeline import Target
 from tileserver.platform.common import Get, canvases_of, choose, identify, services_of
-from tileserver.tiles import parse
+from tileserver.requests import query_of
 
 
 async def run_saved(request: Request) -> Response:
@@ -23,8 +23,7 @@ async def run_saved(request: Request) -> Response:
     facts["route"] = "saved"
     address = Address(page="text/html" in request.headers.get("accept", ""))
     if "z" in request.path_params:
-        found = parse(*(request.path_params[name] for name in ("z", "x", "y")))
-        address = Address(tile=found.tile, scale=found.scale, extension=found.extension)
+        address = Address.of_tile(*(request.path_params[name] for name in ("z", "x", "y")))
     started = time.perf_counter()
     identity = identify(request, "run")
     grant, extension = await _grant(request, identity)
@@ -33,15 +32,13 @@ async def run_saved(request: Request) -> Response:
     call = await pipeline.resolve(
         Target("", extension, address),
         grant,
-        parse_query(request.scope["query_string"]),
+        query_of(request),
         services,
         Caller.of(request.headers.items(), identity.shown),
     )
     facts["udf"] = call.udf.name
     answer = await pipeline.answer(call, services)
-    facts["timings"].update(answer.timings)
-    facts["cache"] = answer.outcome
-    return responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
+    return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 
 async def _grant(request: Request, identity: Identity) -> tuple[Grant, str | None]:

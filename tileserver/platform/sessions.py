@@ -17,12 +17,12 @@ from tileserver.platform.common import (
     Delete,
     Post,
     answer,
-    credentials_of,
     identify,
     object_of,
     segments_after,
     services_of,
 )
+from tileserver.requests import credentials_of
 
 _PATH: Final = "/session-token/by-access-token/"
 

@@ -21,7 +21,6 @@ from tileserver.platform.common import (
     Get,
     Post,
     answer,
-    credentials_of,
     email_of,
     identify,
     object_of,
@@ -34,6 +33,7 @@ from tileserver.platform.common import (
     window,
 )
 from tileserver.protocol import Json
+from tileserver.requests import credentials_of
 from tileserver.tiles import valid_tile
 
 MOST_TILES: Final = 50_000

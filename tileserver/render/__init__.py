@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from tileserver.errors import UnsupportedOutput
-from tileserver.formats import BUNDLE_MEDIA_TYPE, FORMATS, PICTURES, Format, Kind
+from tileserver.formats import BUNDLE_MEDIA_TYPE, FORMATS, PICTURES, SAID, Format, Kind
 from tileserver.protocol import Default, Job
 from tileserver.render.classify import Classified, classify, type_name
 
@@ -108,7 +108,9 @@ def choose(kind: Kind, wanted: tuple[str, ...], default: Default) -> Format:
         if kind in only.holds or kind in only.also:
             return only
         able = ", ".join(name for name, row in FORMATS.items() if kind in row.holds | row.also)
-        raise UnsupportedOutput(f"Result serialization failed: {only.name} can't hold {kind}; {able} can")
+        raise UnsupportedOutput(
+            f"Result serialization failed: {only.name} can't hold {SAID[kind]}; {able} can"
+        )
     for entry in wanted:
         # "vector:csv" and "raster:png" are the two legacy parameters, each for its own kinds only.
         group, _, name = entry.rpartition(":")

@@ -6,21 +6,20 @@ what the author knows: relative to the canvas, to the libraries, to the standard
 
 from __future__ import annotations
 
-import os
-import sysconfig
 import traceback
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from tileserver.errors import CoercionError, UdfError
 from tileserver.protocol import Bundle
+from tileserver.redaction import Redaction
 from tileserver.signature import BrokenSource
 from tileserver.worker.sources import file_name
 
 _OURS: Final = str(Path(__file__).parent.parent) + "/"
-_LIBRARIES: Final = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
 _LONGEST_MESSAGE: Final = 10_000
 _LONGEST_TRACEBACK: Final = 100_000
 
@@ -35,14 +34,15 @@ def describe(error: BaseException, bundle: Bundle, udf: str, lineno: int | None)
         traceback.clear_frames(error.__traceback__)  # or there is no memory left to say so
     file = file_name(bundle, bundle.udfs[udf].path)
     start = next((tb for tb in _walk(error.__traceback__) if _file(tb) == file), None)
-    message = _cut(hide_paths(message_of(error), bundle), _LONGEST_MESSAGE)
+    redact = _redaction(bundle.folder)
+    message = _cut(redact(message_of(error)), _LONGEST_MESSAGE)
     text = _formatted(error, start, message)
     kind = CoercionError if isinstance(error, CoercionError) and start is None else UdfError
     return kind(
         message,
         exception_class=_class(error),
         lineno=(_own_line(error, file) or lineno) if start is None else start.tb_lineno,
-        traceback=_cut(hide_paths(text, bundle), _LONGEST_TRACEBACK),
+        traceback=_cut(redact(text), _LONGEST_TRACEBACK),
     )
 
 
@@ -56,11 +56,9 @@ def message_of(error: BaseException) -> str:
     return f"{_class(error)}: {text}" if text else _class(error)
 
 
-def hide_paths(text: str, bundle: Bundle) -> str:
-    """Make absolute paths relative to the canvas, the libraries and the standard library."""
-    for folder in (bundle.folder, os.path.realpath(bundle.folder), *_LIBRARIES):
-        text = text.replace(folder.rstrip("/") + "/", "")
-    return text
+@lru_cache(maxsize=16)
+def _redaction(folder: str) -> Redaction:
+    return Redaction([folder])
 
 
 def _text(error: BaseException) -> str:

@@ -1,0 +1,50 @@
+"""What a request says, for shared routes and the platform's alike: its path, its query, who asks."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+from urllib.parse import unquote
+
+from starlette.requests import Request
+
+from tileserver.access import Credentials
+from tileserver.errors import BadRequest
+from tileserver.params import QueryItems, parse_query
+
+SESSION: Final = "fused_session_token"
+
+
+def path_of(request: Request) -> str:
+    """The path as the request wrote it, percent-encoded."""
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return raw.decode("latin-1").partition("?")[0]
+
+
+def segments(path: str) -> list[str]:
+    """The segments of a path, each decoded by itself, so that an encoded slash stays inside."""
+    return [unquote(segment, errors="replace") for segment in path.strip("/").split("/")]
+
+
+def query_of(request: Request) -> QueryItems:
+    """The query, read once.
+
+    :raises BadRequest: when it is malformed.
+    """
+    if not hasattr(request.state, "query"):
+        request.state.query = parse_query(request.scope["query_string"])
+    query: QueryItems = request.state.query
+    return query
+
+
+def credentials_of(request: Request) -> Credentials:
+    """What the caller shows. A session token opens shared canvases, and nothing of the platform else; a query
+    that will be refused has none."""
+    session = None
+    with suppress(BadRequest):
+        session = dict(query_of(request)).get(SESSION)
+    return Credentials(
+        authorization=request.headers.get("authorization"),
+        session_token=session,
+        address=request.client.host if request.client else None,
+    )
