@@ -59,12 +59,16 @@ class Server:
 
 @contextmanager
 def running(
-    *arguments: str, environ: dict[str, str] | None = None, log: int | IO[str] = subprocess.DEVNULL
+    *arguments: str,
+    environ: dict[str, str] | None = None,
+    log: int | IO[str] = subprocess.DEVNULL,
+    launcher: tuple[str, ...] = (),
 ) -> Iterator[tuple[subprocess.Popen[str], Any]]:
-    """A ``tileserver`` process and the JSON line that it announces itself with; ``log`` takes its log."""
+    """A ``tileserver`` process and the JSON line that it announces itself with; ``log`` takes its log, and
+    ``launcher`` is a command that starts it in its place."""
     workers = () if "--workers" in arguments else ("--workers", "3")
     process = subprocess.Popen(
-        [sys.executable, "-m", "tileserver", *arguments, "--port", "0", "--json", *workers],
+        [*launcher, sys.executable, "-m", "tileserver", *arguments, "--port", "0", "--json", *workers],
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,

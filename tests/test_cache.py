@@ -17,6 +17,7 @@ from tileserver.cache import Cache, Stored, clear_disk, disk_stats
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
 from tileserver.cache.record import from_bytes, to_bytes
+from tileserver.interest import Interest
 from tileserver.protocol import Encoded
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +43,7 @@ class Counter:
         self.gate: asyncio.Event | None = None
         self._clock, self._body, self._error, self._meta = clock, body, error, meta
 
-    async def __call__(self) -> Encoded:
+    async def __call__(self, interest: Interest) -> Encoded:
         self.runs += 1
         if self.gate is not None:
             await self.gate.wait()
@@ -165,7 +166,7 @@ async def test_the_validator_is_of_what_is_sent() -> None:
     cache = memory(Clock())
 
     async def etag(key: str, body: bytes, media_type: str = "text/plain", **meta: int) -> str:
-        async def compute() -> Encoded:
+        async def compute(interest: Interest) -> Encoded:
             return Encoded(body, media_type, 1000.0, meta)
 
         stored, _ = await cache.get_or_compute(key, compute, tag="", max_age=0)

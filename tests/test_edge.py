@@ -20,6 +20,7 @@ from tileserver import settings
 from tileserver.app import create_app
 from tileserver.edge import Edge
 from tileserver.executor import Answers
+from tileserver.interest import Interest
 from tileserver.protocol import Bundle, Encoded, Job
 
 FILES = {
@@ -321,11 +322,17 @@ class Broken:
 
     ready = True
 
-    async def run(self, job: Job, bundle: Bundle, answers: Answers | None = None) -> Encoded:
+    async def run(
+        self, job: Job, bundle: Bundle, answers: Answers | None = None, interest: Interest | None = None
+    ) -> Encoded:
         raise RuntimeError(f"{bundle.folder} is not what it was")
 
     def stats(self) -> dict[str, Any]:
         return {}
+
+    @property
+    def level(self) -> str:
+        return "A"
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def pool(workspace: Path, **options: int) -> AsyncIterator[LocalPool]:
+async def pool(workspace: Path, **options: Any) -> AsyncIterator[LocalPool]:
     async with LocalPool(state_dir=workspace / ".tileserver", **{"workers": 2, **options}) as running:
         yield running
 
@@ -231,8 +232,8 @@ async def test_a_lost_zygote_is_replaced(workspace: Path) -> None:
     """All its children end with it; the next run is answered by new ones."""
     async with pool(workspace) as running:
         pid = int((await run(running, workspace, "one/pid")).body)
-        os.kill(running._zygote.pid, signal.SIGKILL)
-        await running._zygote.wait()
+        os.kill(running._zygote._process.pid, signal.SIGKILL)
+        await running._zygote._process.wait()
 
         assert (await run(running, workspace, "one/echo")).body == b"1"
         assert not _alive(pid)
@@ -241,7 +242,7 @@ async def test_a_lost_zygote_is_replaced(workspace: Path) -> None:
 async def test_nothing_is_left_when_the_pool_ends(workspace: Path) -> None:
     """Neither workers nor the zygote."""
     async with pool(workspace) as running:
-        pids = [running._zygote.pid, int((await run(running, workspace, "one/pid")).body)]
+        pids = [running._zygote._process.pid, int((await run(running, workspace, "one/pid")).body)]
 
     assert not any(_alive(pid) for pid in pids)
 

@@ -20,7 +20,10 @@ UDF = f"{ENTRY}@fused.udf(cache_max_age=0)\n"
 ADD = '@fused.udf\ndef udf(n: int = 1):\n    return {"n": n}\n'
 # Answers its run with any frame, and goes no further.
 FORGE = (
-    f"{UDF}def udf(frame: str):\n    nested._connected[0].send(json.loads(frame), b'body')\n"
+    f"{UDF}def udf(frame: str):\n    import sys\n    caller = sys._getframe()\n"
+    "    while not isinstance(caller.f_locals.get('number'), dict): caller = caller.f_back\n"
+    "    answer = {**json.loads(frame), **caller.f_locals['number']}\n"
+    "    nested._connected[0].send(answer, b'body')\n"
     "    os.kill(os.getpid(), 19)\n"
 )
 FILES = {

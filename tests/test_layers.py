@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
     {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
-    | {"style", "udf", "documents", "redaction"}
+    | {"style", "udf", "documents", "interest", "redaction"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -44,8 +44,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "errors": (frozenset(), frozenset()),
     "units": (frozenset(), frozenset()),
     **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "udf"), (CORE, CORE_LIBRARIES)),
-    "replies": (frozenset(), frozenset()),
-    "redaction": (frozenset(), frozenset()),
+    **dict.fromkeys(("replies", "interest", "redaction"), (frozenset(), frozenset())),
     "documents": (CORE, CORE_LIBRARIES),
     # server: the web process
     "settings": (CORE, frozenset()),
@@ -67,7 +66,9 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "metadata": (CORE, frozenset()),
     "coding": (CORE | {"cache"}, frozenset({"zstandard"})),
     "cache": (CORE, frozenset({"diskcache"})),
-    "executor": (CORE, CORE_LIBRARIES),
+    "sandbox": (frozenset(), frozenset()),
+    "executor": (CORE | {"sandbox"}, CORE_LIBRARIES),
+    "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
     "telemetry": (CORE, frozenset()),
     "edge": (CORE, SERVER_LIBRARIES),
     "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
@@ -89,19 +90,22 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes"},
+        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"},
         SERVER_LIBRARIES,
     ),
     "wire": (frozenset(), frozenset({"uvicorn"})),
-    "server": (CORE | PIPELINE | {"app", "telemetry", "wire"}, frozenset({"starlette", "uvicorn", "uvloop"})),
+    "server": (
+        CORE | PIPELINE | {"app", "telemetry", "wire", "doctor"},
+        frozenset({"starlette", "uvicorn", "uvloop"}),
+    ),
     "demo": (CORE, frozenset()),
     "cli": (
-        CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry"},
+        CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry", "sandbox"},
         frozenset({"click", "mercantile", "uvicorn"}),
     ),
     "__main__": (frozenset({"cli"}), frozenset()),
     # worker: child processes
-    "worker": (CORE | {"worker", "render", "fused"}, WORKER_LIBRARIES),
+    "worker": (CORE | {"worker", "render", "fused", "sandbox"}, WORKER_LIBRARIES),
     "render": (CORE | {"render"}, WORKER_LIBRARIES),
     "fused": (CORE | {"fused", "worker"}, WORKER_LIBRARIES),
     "tileserver": (frozenset(), frozenset()),

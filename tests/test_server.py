@@ -501,7 +501,9 @@ def test_an_edit_changes_the_next_tile(serve: Callable[..., Server]) -> None:
 def test_ready_means_able_to_run(server: Server) -> None:
     """SURFACE 5."""
     assert server.get("/healthz").json() == {"status": "ok"}
-    assert server.get("/readyz").json() == {"status": "ready"}
+    ready = server.get("/readyz").json()
+    assert ready["status"] == "ready"
+    assert ready["sandbox"] in set("ABCD")
 
 
 def test_sigterm_ends_with_status_zero_and_finishes_what_runs(serve: Callable[..., Server]) -> None:

@@ -19,6 +19,7 @@ from tileserver import settings
 from tileserver.app import create_app
 from tileserver.errors import Overloaded, TileServerError, TooManyRequests, UdfError
 from tileserver.executor import Answers
+from tileserver.interest import Interest
 from tileserver.metadata import MAX_METADATA, metadata
 from tileserver.platform.common import MAX_BODY
 from tileserver.posted import MAX_CODE
@@ -479,11 +480,17 @@ class Raising:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def run(self, job: Job, bundle: Bundle, answers: Answers | None = None) -> Encoded:
+    async def run(
+        self, job: Job, bundle: Bundle, answers: Answers | None = None, interest: Interest | None = None
+    ) -> Encoded:
         raise self.error
 
     def stats(self) -> dict[str, Any]:
         return {}
+
+    @property
+    def level(self) -> str:
+        return "A"
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,13 +23,16 @@ from tileserver.access import Access
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.coding import Coder
+from tileserver.doctor import METADATA_WARNING, metadata_answers
 from tileserver.edge import Edge
 from tileserver.errors import MethodNotAllowed, NotFound, TileServerError
 from tileserver.executor import Executor
+from tileserver.executor.confinement import Confinement
 from tileserver.executor.local import LocalPool
 from tileserver.pipeline import Services, make_sources
 from tileserver.redaction import Redaction
 from tileserver.routes import SharedRoutes
+from tileserver.sandbox import DESCRIPTIONS
 from tileserver.settings import Settings
 from tileserver.vault import Vault
 
@@ -54,8 +58,10 @@ def create_app(
         vault = Vault(settings.state_dir)
         cache = Cache.open(settings.cache_dir, settings.cache_size, settings.memory_cache - coded_size)
         app.state.runs = platform.make_runs()
+        looking = asyncio.create_task(_tell_metadata(settings))
         try:
-            async with executor or _local_pool(settings) as running:
+            async with executor or local_pool(settings) as running:
+                _tell_level(running)
                 catalog = Catalog(settings.workspace, vault.of)
                 sources = make_sources(settings)
                 names = catalog.names()
@@ -68,6 +74,7 @@ def create_app(
                         log.warning("%s/%s", name, problem)
                 yield
         finally:
+            looking.cancel()
             await app.state.runs.close()
             await cache.close()
             vault.close()
@@ -108,15 +115,43 @@ def create_app(
     return app
 
 
-def _local_pool(settings: Settings) -> LocalPool:
+def local_pool(settings: Settings, *, workers: int | None = None) -> LocalPool:
+    """The pool of a workspace, as its settings say.
+
+    :raises ConfigurationError: when they ask for a sandbox or a network that this machine can't enforce.
+    """
+    confinement = Confinement(
+        settings.state_dir,
+        mode=settings.sandbox,
+        network=settings.network,
+        memory=settings.memory_limit,
+        read=settings.data_dirs,
+    )
     return LocalPool(
         state_dir=settings.state_dir,
-        workers=settings.workers,
+        workers=workers or settings.workers,
         queue_limit=settings.queue_limit,
         queue_time_limit=settings.queue_time_limit,
         output_limit=settings.output_limit,
         log_limit=settings.log_limit,
+        abandon_grace=settings.abandon_grace,
+        memory_limit=settings.memory_limit,
+        confinement=confinement,
     )
+
+
+async def _tell_metadata(settings: Settings) -> None:
+    if settings.network == "on" and await asyncio.to_thread(metadata_answers):
+        log.warning("network: %s", METADATA_WARNING)
+
+
+def _tell_level(executor: Executor) -> None:
+    level = executor.level
+    text = {**DESCRIPTIONS, "off": "switched off"}[level]
+    if level in ("A", "B"):
+        log.info("sandbox: level %s, %s", level, text)
+    else:
+        log.warning("sandbox: level %s, %s; 'tileserver doctor' says what is missing", level, text)
 
 
 # -- routes of the server itself
@@ -141,7 +176,8 @@ async def readyz(request: Request) -> Response:
     """Able to run a UDF; asked of the pool's book-keeping, not of a worker."""
     request.state.facts["route"] = "readyz"
     ready = request.app.state.services.executor.ready
-    status = {"status": "ready" if ready else "starting"}
+    level = request.app.state.services.executor.level
+    status = {"status": "ready" if ready else "starting", "sandbox": level}
     return JSONResponse(status, 200 if ready else 503, {"cache-control": "no-store"})
 
 

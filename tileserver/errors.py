@@ -7,6 +7,7 @@
     │  └─ UnknownToken · UnknownUdf · InvalidTile
     ├─ MethodNotAllowed                405
     ├─ Conflict                        409
+    ├─ ClientGone                      499   nobody is left to answer
     ├─ BadRequest                      422   the request's fault: nothing has run
     │  └─ UnknownFormat · InvalidBody
     ├─ UdfError                        422   the function's fault: message, line in its code, its output
@@ -75,6 +76,12 @@ class MethodNotAllowed(TileServerError):
     def __init__(self, method: str, allow: str) -> None:
         super().__init__(f"{method} is not allowed here, only {allow}")
         self.allow = allow
+
+
+class ClientGone(TileServerError):
+    """Whoever asked has left; nobody gets this answer."""
+
+    status = 499
 
 
 class Conflict(TileServerError):

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 from tileserver import asks, paths
 from tileserver.access import Access, Credentials, Grant, Identity
-from tileserver.cache import Cache, Outcome, Stored
+from tileserver.cache import Cache, Leaving, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
 from tileserver.errors import Forbidden, UdfError, UnknownToken, UnknownUdf, without_traceback
 from tileserver.executor import Answers, Executor
 from tileserver.fetching import Fetcher
+from tileserver.interest import Interest
 from tileserver.loading import Sources, complete, is_address, is_token
 from tileserver.metadata import printed
 from tileserver.mirror import Mirror
@@ -185,19 +186,21 @@ def _name(grant: Grant, asked: str | None) -> str:
     return grant.udf if not asked else f"{grant.udf}.{asked}"
 
 
-async def answer(call: Call, services: Services) -> Answer:
-    """Stored bytes, the bytes of a run under way, or those of a run of its own.
+async def answer(call: Call, services: Services, leaving: Leaving | None = None) -> Answer:
+    """Stored bytes, the bytes of a run under way, or those of a run of its own. ``leaving`` returns when
+    whoever asked has left; without it they are taken to wait to the end.
 
     :raises UdfError: when the function failed.
+    :raises ClientGone: when whoever asked has left.
     :raises Overloaded: when no worker was free in time.
     """
     started = time.perf_counter()
 
-    async def run() -> Encoded:
+    async def run(interest: Interest) -> Encoded:
         looks: list[bool] = []  # one for each nested run that looked at the caller
         answers = answers_of(call, services, looks)
         try:
-            encoded = await services.executor.run(call.job(), call.bundle, answers)
+            encoded = await services.executor.run(call.job(), call.bundle, answers, interest)
         except UdfError as error:
             error.read_caller |= bool(looks)
             raise
@@ -205,7 +208,7 @@ async def answer(call: Call, services: Services) -> Answer:
         return replace(encoded, meta={**meta, "read_caller": True} if looks else meta)
 
     stored, outcome = await services.cache.get_or_compute(
-        call.cache_key(), run, tag=call.tag, max_age=call.max_age
+        call.cache_key(), run, tag=call.tag, max_age=call.max_age, leaving=leaving
     )
     took = 1000 * (time.perf_counter() - started)
     meta = stored.encoded.meta

@@ -1,7 +1,9 @@
-"""What a request says, for shared routes and the platform's alike: its path, its query, who asks."""
+"""What a request says, for shared routes and the platform's alike: its path, its query, who asks, and when
+they have left."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote
@@ -48,3 +50,14 @@ def credentials_of(request: Request) -> Credentials:
         session_token=session,
         address=request.client.host if request.client else None,
     )
+
+
+def leaving(request: Request) -> Callable[[], Awaitable[None]]:
+    """What returns once the client has closed its connection, as a browser does for tiles that are no longer
+    in view. The body of the request must have been read."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return left

@@ -15,13 +15,12 @@ from typing import Any
 
 import uvicorn
 
-from tileserver import __version__, pipeline
+from tileserver import __version__, doctor, pipeline
 from tileserver.access import Access
-from tileserver.app import create_app
+from tileserver.app import create_app, local_pool
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.errors import ConfigurationError, InvalidTile
-from tileserver.executor.local import LocalPool
 from tileserver.params import Address, Call, QueryItems, build_call
 from tileserver.pipeline import Services
 from tileserver.protocol import Encoded
@@ -126,7 +125,7 @@ async def run_once(
         address = Address.of_tile(*parts)
     with closing(Access(settings.state_dir)) as access, closing(Vault(settings.state_dir)) as vault:
         catalog = Catalog(settings.workspace, vault.of)
-        async with _one_worker(settings) as pool:
+        async with local_pool(settings, workers=1) as pool:
             sources = pipeline.make_sources(settings)
             services = Services(settings, access, catalog, Cache(), pool, vault, sources)
             call = await _call(canvas, name, address, query, services)
@@ -141,12 +140,12 @@ async def _call(canvas: str, name: str, address: Address, query: QueryItems, ser
     return build_call(udf, bundle, address, query, limits=services.limits)
 
 
-def _one_worker(settings: Settings) -> LocalPool:
-    return LocalPool(state_dir=settings.state_dir, workers=1, output_limit=settings.output_limit)
+def examine(settings: Settings) -> dict[str, Any]:
+    """Versions of what matters, where this workspace keeps things, and what its sandbox stops: found out by
+    attacking from inside a worker.
 
-
-def examine(settings: Settings) -> dict[str, str]:
-    """Versions of what matters, and where this workspace keeps things."""
+    :raises ConfigurationError: when the settings ask for what this machine can't enforce.
+    """
     libraries = ("starlette", "uvicorn", "numpy", "pandas", "geopandas", "rasterio", "rio-tiler", "shapely")
     versions = {name: _version(name) for name in (*libraries, "pyarrow", "pillow", "mapbox-vector-tile")}
     return {
@@ -159,7 +158,13 @@ def examine(settings: Settings) -> dict[str, str]:
         "state": str(settings.state_dir),
         "cache": str(settings.cache_dir),
         "workers": str(settings.workers),
+        "sandbox": asyncio.run(_attacked(settings)).to_json(),
     }
+
+
+async def _attacked(settings: Settings) -> doctor.Report:
+    async with local_pool(settings, workers=1) as pool:
+        return await doctor.examine(pool, settings.state_dir)
 
 
 def _version(name: str) -> str:

@@ -233,6 +233,12 @@ class Settings:
     queue_limit: int = _key(
         _whole(1, 1_000_000), 256, "256", "Runs of one canvas that may wait for a worker; beyond it 503."
     )
+    abandon_grace: int = _key(
+        _AGE, 2, "2s", "How long a run goes on after the last client that waits for it has left."
+    )
+    memory_limit: int = _key(
+        _SIZE, 4096 * _MIB, "4GiB", "Memory of one worker; all together use three quarters of the machine's."
+    )
     queue_time_limit: int = _key(_LIMIT, 30, "30s", "Longest wait for a worker; beyond it 503.")
     output_limit: int = _key(_SIZE, 256 * _MIB, "256MiB", "Largest result of a run.")
     log_limit: int = _key(_SIZE, _MIB, "1MiB", "How much of a run's printed output is kept.")
@@ -249,6 +255,18 @@ class Settings:
     )
     http_max_age: int = _key(
         _AGE, 300, "300s", "Longest time a browser or proxy may keep an answer without asking again."
+    )
+    sandbox: Literal["auto", "strict", "off"] = _key(
+        _one_of("auto", "strict", "off"),
+        "auto",
+        "auto",
+        "How UDF code is confined: by all parts that the kernel offers, not below level B, or not at all.",
+    )
+    network: Literal["on", "public", "off"] = _key(
+        _one_of("on", "public", "off"),
+        "on",
+        "on",
+        "What UDF code may reach: everything, public addresses only (by TCP), or nothing.",
     )
     data_dirs: tuple[Path, ...] = _key(
         _FOLDERS, (), "none", "Folders that UDFs may read besides their canvas."

@@ -9,20 +9,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
 from tileserver.cache.record import Stored
-from tileserver.errors import UdfError, UdfKilled, UdfTimeout, without_output
+from tileserver.errors import ClientGone, UdfError, UdfKilled, UdfTimeout, without_output
+from tileserver.interest import Interest
 from tileserver.protocol import Encoded
 
 __all__ = ["Cache", "CacheTier", "Outcome", "Stored", "clear_disk", "disk_stats"]
 
 Outcome = Literal["hit", "miss", "shared"]
-Compute = Callable[[], Awaitable[Encoded]]
+# Runs once; what it is given says whether anybody still waits for it.
+Compute = Callable[[Interest], Awaitable[Encoded]]
+# Returns when whoever asked has left.
+Leaving = Callable[[], Awaitable[None]]
 
 # A result from further in the future than this was stored under another clock, and is of unknown age.
 _CLOCK_SLACK: Final = 5.0
@@ -44,13 +48,21 @@ class CacheTier(Protocol):
     def close(self) -> None: ...
 
 
+class _Flight(NamedTuple):
+    """A run under way, and who waits for it."""
+
+    task: asyncio.Task[Stored]
+    interest: Interest
+
+
 class Cache:
     """Used from one event loop. ``tiers`` come fastest first."""
 
     def __init__(self, *tiers: CacheTier, clock: Callable[[], float] = time.time) -> None:
         self._tiers = tiers
         self._clock = clock
-        self._flights: dict[str, asyncio.Task[Stored]] = {}
+        self._flights: dict[str, _Flight] = {}
+        self._runs: set[asyncio.Task[Stored]] = set()
         self._not_to_keep: set[str] = set()  # of those under way: what was forgotten in the meantime
         self._counts = {"hit": 0, "miss": 0, "shared": 0}
 
@@ -60,36 +72,38 @@ class Cache:
         return cls(MemoryTier(memory_size, folder), DiskTier(folder, disk_size))
 
     async def get_or_compute(
-        self, key: str, compute: Compute, *, tag: str, max_age: int
+        self, key: str, compute: Compute, *, tag: str, max_age: int, leaving: Leaving | None = None
     ) -> tuple[Stored, Outcome]:
         """A stored result no older than ``max_age`` seconds, that of a run under way, or that of a run of
         its own. An age of zero always runs, and stores nothing.
 
-        A run goes on when whoever began it leaves: others may wait for it, and it is stored. Results that
-        depend on their caller (``meta["read_caller"]``) and answers of status 400 and above are neither
-        stored nor shared. What ``compute`` raises goes to everybody who waited for it.
+        A run goes on when whoever began it leaves: others may wait for it, and it is stored; it is told when
+        nobody is left. Results that depend on their caller (``meta["read_caller"]``) and answers of status
+        400 and above are neither stored nor shared. What ``compute`` raises goes to everybody who waited.
+
+        :raises ClientGone: once ``leaving`` returns.
         """
         key = f"{_prefix(tag)}{key}"
         if max_age == 0:
-            return self._counted(await self._run(key, compute), "miss")
+            return self._counted(await self._own(key, compute, leaving), "miss")
         stored = self._stored(key, max_age)
         if stored is not None:
             return self._counted(stored, "hit")
         flight = self._flights.get(key)
-        if flight is not None:
-            joined = await self._joined(flight)
+        if flight is not None and flight.interest.is_open:
+            joined = await self._joined(flight, leaving)
             if joined is not None:
                 return self._counted(joined, "shared")
-            return self._counted(await self._run(key, compute), "miss")
-        flight = asyncio.create_task(self._run_and_store(key, compute))
+            return self._counted(await self._own(key, compute, leaving), "miss")
+        flight = self._begin(key, compute, self._run_and_store)
         self._flights[key] = flight
-        flight.add_done_callback(lambda done: self._landed(key, done))
-        return self._counted(await asyncio.shield(flight), "miss")
+        flight.task.add_done_callback(lambda _: self._landed(key, flight))
+        return self._counted(await _waited(flight, leaving), "miss")
 
-    async def _joined(self, flight: asyncio.Task[Stored]) -> Stored | None:
+    async def _joined(self, flight: _Flight, leaving: Leaving | None) -> Stored | None:
         """What a run under way gives; None when that is only for whoever began it."""
         try:
-            stored = await asyncio.shield(flight)
+            stored = await _waited(flight, leaving)
         except UdfError as error:
             if error.read_caller:
                 return None
@@ -98,6 +112,27 @@ class Cache:
                 raise without_output(error) from None
             raise
         return stored if _for_everybody(stored) else None
+
+    async def _own(self, key: str, compute: Compute, leaving: Leaving | None) -> Stored:
+        """A run that nobody else joins, and that is not stored."""
+        return await _waited(self._begin(key, compute, self._run), leaving)
+
+    def _begin(
+        self,
+        key: str,
+        compute: Compute,
+        run: Callable[[str, Awaitable[Encoded]], Coroutine[Any, Any, Stored]],
+    ) -> _Flight:
+        interest = Interest()
+        task = asyncio.create_task(run(key, compute(interest)))
+        self._runs.add(task)
+        task.add_done_callback(self._ended)
+        return _Flight(task, interest)
+
+    def _ended(self, task: asyncio.Task[Stored]) -> None:
+        self._runs.discard(task)
+        if not task.cancelled():
+            task.exception()  # it has been told to those who waited; nobody may be left to ask
 
     async def forget(self, tag: str, endings: Collection[str] | None = None) -> int:
         """Forget what is stored under a tag, and what runs under way would store; with ``endings``, only
@@ -122,9 +157,9 @@ class Cache:
 
     async def close(self) -> None:
         """End runs under way and finish what is being written."""
-        for flight in tuple(self._flights.values()):
-            flight.cancel()
-        await asyncio.gather(*self._flights.values(), return_exceptions=True)
+        for task in tuple(self._runs):
+            task.cancel()
+        await asyncio.gather(*self._runs, return_exceptions=True)
         for tier in self._tiers:
             await asyncio.to_thread(tier.close)
 
@@ -140,26 +175,40 @@ class Cache:
     def _is_fresh(self, stored: Stored, max_age: int) -> bool:
         return -_CLOCK_SLACK <= self._clock() - stored.encoded.created <= max_age
 
-    async def _run(self, key: str, compute: Compute) -> Stored:
-        encoded = await compute()
+    async def _run(self, key: str, computed: Awaitable[Encoded]) -> Stored:
+        encoded = await computed
         return Stored(key, encoded, _etag(encoded))
 
-    async def _run_and_store(self, key: str, compute: Compute) -> Stored:
-        stored = await self._run(key, compute)
+    async def _run_and_store(self, key: str, computed: Awaitable[Encoded]) -> Stored:
+        stored = await self._run(key, computed)
         if _is_storable(stored) and key not in self._not_to_keep:
             for tier in self._tiers:
                 tier.set(stored)
         return stored
 
-    def _landed(self, key: str, flight: asyncio.Task[Stored]) -> None:
-        self._flights.pop(key, None)
-        self._not_to_keep.discard(key)
-        if not flight.cancelled():
-            flight.exception()  # it has been told to those who waited; nobody may be left to ask
+    def _landed(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+            self._not_to_keep.discard(key)
 
     def _counted(self, stored: Stored, outcome: Outcome) -> tuple[Stored, Outcome]:
         self._counts[outcome] += 1
         return stored, outcome
+
+
+async def _waited(flight: _Flight, leaving: Leaving | None) -> Stored:
+    """The result of a run, for as long as whoever asked stays."""
+    with flight.interest.joined():
+        if leaving is None:
+            return await asyncio.shield(flight.task)
+        gone = asyncio.ensure_future(leaving())
+        try:
+            await asyncio.wait({flight.task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+        if flight.task.done():
+            return flight.task.result()
+        raise ClientGone("the client has left")
 
 
 def _prefix(tag: str) -> str:

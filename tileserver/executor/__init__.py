@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
+from tileserver.interest import Interest
 from tileserver.protocol import Bundle, Encoded, Job
 
 # Answers what a run asks of the server while it runs: a header and a body each way. What it raises is
@@ -16,8 +17,11 @@ Answers: TypeAlias = Callable[[Mapping[str, Any], bytes], Awaitable[tuple[dict[s
 class Executor(Protocol):
     """Runs jobs of canvases; entering it makes it ready, leaving it ends every process it started."""
 
-    async def run(self, job: Job, bundle: Bundle, answers: Answers | None = None) -> Encoded:
-        """Run one job; ``answers`` serves its nested calls.
+    async def run(
+        self, job: Job, bundle: Bundle, answers: Answers | None = None, interest: Interest | None = None
+    ) -> Encoded:
+        """Run one job; ``answers`` serves its nested calls. A job in whose ``interest`` nobody is left is not
+        begun, and not gone on with for long.
 
         ``meta`` of the answer has ``stdout``, ``stderr``, ``queue_ms`` and ``run_ms`` besides what the
         worker said.
@@ -32,6 +36,11 @@ class Executor(Protocol):
 
     @property
     def ready(self) -> bool: ...
+
+    @property
+    def level(self) -> str:
+        """How well UDF code is confined: ``A`` to ``D`` (see ``sandbox``), or ``off``."""
+        ...
 
     async def __aenter__(self) -> Self: ...
 

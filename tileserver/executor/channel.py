@@ -33,6 +33,8 @@ class Channel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._reply: asyncio.Future[tuple[dict[str, Any], bytes]] | None = None
         self._asked: Heard | None = None
+        self._number = 0
+        self.has_begun = False
         self._closed = asyncio.get_running_loop().create_future()
         self._expect_lengths()
 
@@ -40,12 +42,15 @@ class Channel(asyncio.BufferedProtocol):
         self, header: Mapping[str, Any], body: bytes, asked: Heard | None = None
     ) -> tuple[dict[str, Any], bytes]:
         """Send a frame and wait for the one that answers it; ``asked`` is given those that ask, until then.
+        ``has_begun`` says whether the worker has taken it up.
 
         :raises ChannelClosed: when the worker ends, or answers with something else.
         """
         self._reply = asyncio.get_running_loop().create_future()
         self._asked = asked
-        self.send(header, body)
+        self._number += 1
+        self.has_begun = False
+        self.send({**header, "number": self._number}, body)
         return await self._reply
 
     def send(self, header: Mapping[str, Any], body: bytes) -> None:
@@ -123,11 +128,16 @@ class Channel(asyncio.BufferedProtocol):
         if self._reply is None or self._reply.done() or not isinstance(header, dict):
             self.close()  # an answer that nobody asked for: this worker is not to be trusted
             return False
-        if header.get("type") == "result" and not replies.is_result(header):
+        kind = header.get("type")
+        if kind == "ask" and self._asked is not None:
+            self._asked(header, body)
+            return True
+        # What answers an earlier request comes from something that has outlived it.
+        if header.get("number") != self._number or (kind == "result" and not replies.is_result(header)):
             self.close()
             return False
-        if header.get("type") == "ask" and self._asked is not None:
-            self._asked(header, body)
+        if kind == "begun":
+            self.has_begun = True
         else:
             self._reply.set_result((header, body))
         return True

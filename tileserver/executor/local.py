@@ -1,23 +1,21 @@
 """A pool of child processes on this machine: who runs what, in which order, and for how long.
 
-A worker serves one canvas from its first run until it is retired, one run at a time. Beyond its time
-limit a run's worker is killed and replaced. Runs that find no worker wait: first come, first served
-within a canvas, canvases in turn.
+A worker serves one owner from its first run until it is retired, one run at a time, in the sandbox that it
+was put into before that (``confinement``). Beyond its time limit a run's worker is killed and replaced; one
+that nobody waits for any more is asked to stop first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import json
 import logging
-import os
 import signal
-import socket
-import sys
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,58 +23,65 @@ from typing import Any, Final, Self
 
 from tileserver import errors, replies
 from tileserver.errors import Overloaded, TileServerError, UdfError, UdfKilled, UdfTimeout
-from tileserver.executor import Answers
-from tileserver.executor.channel import Channel, ChannelClosed, Drain
+from tileserver.executor import Answers, watch
+from tileserver.executor.asking import Asking
+from tileserver.executor.channel import ChannelClosed
+from tileserver.executor.confinement import Confinement
+from tileserver.executor.waiting import Line
+from tileserver.executor.zygote import Child, Zygote
+from tileserver.interest import Interest
 from tileserver.protocol import Bundle, Encoded, Job
 
 log = logging.getLogger("tileserver.executor")
 
-_SPARE: Final = 2  # workers of no canvas kept ready
+_SPARE: Final = 2  # workers of no owner kept ready
 _RUNS_BEFORE_RETIRING: Final = 5000
 _EXIT_WAIT: Final = 0.5
-_MAX_ASKING: Final = 64  # nested calls of one run at the same time
-_START_LIMIT: Final = 60.0
-
-# What a worker inherits of the server's environment. Never secrets: UDF code can read all of it.
-_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_WORKER_SETTINGS: Final = {
-    "ARROW_DEFAULT_MEMORY_POOL": "system",  # the default one reserves a GiB of address space
-    "MALLOC_ARENA_MAX": "2",
-    "OPENBLAS_NUM_THREADS": "1",  # a pool of processes already uses every core
-    "OMP_NUM_THREADS": "1",
-    "GDAL_CACHEMAX": "128",  # MB, for each worker
-    "PYTHONUNBUFFERED": "",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "MPLBACKEND": "agg",
-}
+_SOFT_WAIT: Final = 1.0  # between asking an abandoned run to stop and killing it
+_LOOK_EVERY: Final = 0.25  # at memory; at the rest every fourth time
+_SHARE_OF_MACHINE: Final = 0.75
+_MOST_WAITING: Final = 8  # workers that wait for nested calls, for each one of the pool's size
+_IDLE_TICKS: Final = 10  # of processor time in a second, by a worker that has nothing to do
+_CONFINEMENT_FAILED: Final = 71  # exit status, see the worker
+_REASONS: Final = frozenset({"children", "memory", "threads", "descriptors"})
 
 
-@dataclass(slots=True)
+class _NotBegun(Exception):
+    """The worker has ended before it took up the run."""
+
+
+@dataclass(slots=True, eq=False)
 class _Worker:
-    pid: int
-    channel: Channel
-    stdout: Drain
-    stderr: Drain
+    """``ended_by`` says why the pool itself has ended it."""
+
+    child: Child
+    slot: int
     exited: asyncio.Future[int]
     owner: str | None = None
     bundle: str | None = None
-    environment: Mapping[str, str] | None = None
+    environment: Mapping[str, str] | None = field(default=None, repr=False)
     runs: int = 0
     last_udf: str = ""
     busy: bool = False
-    asking: int = 0  # nested calls that its run waits for
+    asking: Asking | None = None
+    ticks: int | None = None
+    ended_by: str = ""
     gone: bool = False
 
     @property
     def usable(self) -> bool:
-        return not (self.gone or self.channel.closed.done())
+        return not (self.gone or self.child.channel.closed.done())
 
+    @property
+    def takes_a_place(self) -> bool:
+        """One that waits for a nested call leaves its place to that: if it did not, workers that all wait for
+        one another would wait for ever."""
+        return self.usable and not self.waits
 
-@dataclass(slots=True)
-class _Waiting:
-    job: Job
-    worker: asyncio.Future[_Worker]
-    since: float = field(default_factory=time.monotonic)
+    @property
+    def waits(self) -> bool:
+        """Whether its run waits for nested calls."""
+        return self.asking is not None and self.asking.count > 0
 
 
 class LocalPool:
@@ -91,29 +96,42 @@ class LocalPool:
         queue_time_limit: float = 30.0,
         output_limit: int = 256 * 2**20,
         log_limit: int = 2**20,
+        abandon_grace: float = 2.0,
+        memory_limit: int = 4 * 2**30,
+        confinement: Confinement | None = None,
     ) -> None:
-        self._scratch = state_dir / "scratch"
-        self._udf_cache = state_dir / "udf-cache"
+        self.confinement = confinement or Confinement(state_dir, memory=memory_limit)
+        self._state_dir = state_dir
         self._size = workers
         self._queue_limit = queue_limit
         self._queue_time_limit = queue_time_limit
-        self._output_limit = output_limit
-        self._log_limit = log_limit
+        self._abandon_grace = abandon_grace
+        self._memory_limit = memory_limit
+        self._memory_together = int(_SHARE_OF_MACHINE * watch.machine_memory())
+        self._zygote = Zygote(
+            scratch=state_dir / "scratch",
+            limits={"output_limit": output_limit, "udf_cache": str(state_dir / "udf-cache")},
+            max_body=output_limit,
+            max_log=log_limit,
+            exited=self._exited,
+            lost=self._zygote_lost,
+        )
         self._workers: dict[int, _Worker] = {}
-        self._forking: dict[int, asyncio.Future[int]] = {}
-        self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._line: Line[_Worker] = Line()
         self._environments: dict[str, Mapping[str, str]] = {}
         self._replenishing: asyncio.Task[None] | None = None
-        self._tickets = 0
+        self._restarting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._closing = False
-        self._counts = {"runs": 0, "failed": 0, "timeouts": 0, "killed": 0, "retired": 0, "refused": 0}
+        self._counts: Counter[str] = Counter()
 
     # -- lifetime
 
     async def __aenter__(self) -> Self:
-        for folder in (self._scratch, self._udf_cache):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await self._start_zygote()
+        self.confinement.prepare()
+        await self._zygote.start()
+        self._watching = asyncio.create_task(self._watch())
+        self._watching.add_done_callback(_log_failure)
         self._replenish()
         return self
 
@@ -124,67 +142,85 @@ class LocalPool:
         trace: TracebackType | None,
     ) -> None:
         self._closing = True
-        if self._replenishing is not None:
-            self._replenishing.cancel()
-        for waiting in [w for queue in self._queues.values() for w in queue]:
-            waiting.worker.cancel()
-        self._stop_control()
+        for task in (self._replenishing, self._restarting, self._watching):
+            if task is not None:
+                task.cancel()
+        self._line.cancel()
         for worker in tuple(self._workers.values()):
             self._discard(worker)
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._zygote.wait(), 5)
-        if self._zygote.returncode is None:
-            self._zygote.kill()
-            await self._zygote.wait()
+        await self._zygote.close()
 
     @property
     def ready(self) -> bool:
         return any(worker.usable for worker in self._workers.values())
 
+    @property
+    def level(self) -> str:
+        return "off" if self.confinement.mode == "off" else self.confinement.level
+
     def stats(self) -> dict[str, Any]:
+        """Counts since the start; ``retired`` and ``killed`` by their reasons, too."""
         workers = [w for w in self._workers.values() if w.usable]
+        names = ("runs", "failed", "timeouts", "killed", "retired", "refused", "abandoned")
         return {
+            **dict.fromkeys(names, 0),
             **self._counts,
             "workers": len(workers),
             "busy": sum(w.busy for w in workers),
-            "queued": sum(len(queue) for queue in self._queues.values()),
+            "queued": len(self._line),
         }
 
     # -- running
 
-    async def run(self, job: Job, bundle: Bundle, answers: Answers | None = None) -> Encoded:
+    async def run(
+        self, job: Job, bundle: Bundle, answers: Answers | None = None, interest: Interest | None = None
+    ) -> Encoded:
         """See ``Executor.run``."""
         arrived = time.monotonic()
         self._use_environment(bundle)
-        worker = await self._acquire(job)
-        started = time.monotonic()
-        limit = _time_left(job, started)
-        asking = _Asking(worker, answers or _nothing_to_ask, self._dispatch, started + limit)
-        try:
-            encoded = await self._run_on(worker, job, bundle, asking, limit)
-        finally:
-            asking.end()
-            self._release(worker)
+        while True:
+            worker = await self._acquire(job, interest)
+            started = time.monotonic()
+            try:
+                encoded = await self._run_in(worker, job, bundle, answers, interest)
+                break
+            except _NotBegun:
+                continue  # what an earlier run has left behind ended the worker: no fault of this one's
         took = {
             "queue_ms": round(1000 * (started - arrived), 3),
             "wall_ms": round(1000 * (time.monotonic() - started), 3),
         }
         return Encoded(encoded.body, encoded.media_type, encoded.created, {**encoded.meta, **took})
 
-    async def _run_on(
-        self, worker: _Worker, job: Job, bundle: Bundle, asking: _Asking, limit: float
+    async def _run_in(
+        self, worker: _Worker, job: Job, bundle: Bundle, answers: Answers | None, interest: Interest | None
     ) -> Encoded:
+        """Run a job in a worker that is let go of afterwards, and watch who waits for it."""
+        now = time.monotonic()
+        limit = _time_left(job, now)
+        asking = worker.asking = Asking(worker.child.channel, answers, self._dispatch, now + limit)
+        leaving = None
+        if interest is not None:
+            leaving = asyncio.create_task(self._end_when_abandoned(worker, interest))
+        try:
+            return await self._run_on(worker, job, bundle, limit)
+        finally:
+            if leaving is not None:
+                leaving.cancel()
+            asking.end()
+            worker.asking = None
+            self._release(worker)
+
+    async def _run_on(self, worker: _Worker, job: Job, bundle: Bundle, limit: float) -> Encoded:
         self._counts["runs"] += 1
-        worker.runs += 1
-        worker.last_udf = job.udf
-        worker.stdout.take()  # what an earlier run's left-overs wrote is nobody's
-        worker.stderr.take()
+        child, asking = worker.child, worker.asking
+        assert asking is not None
+        child.stdout.take()  # what an earlier run's left-overs wrote is nobody's
+        child.stderr.take()
         try:
             async with asyncio.timeout(limit):
-                if worker.bundle != bundle.id:
-                    worker.channel.send({"type": "bundle"}, json.dumps(bundle.to_json()).encode())
-                    worker.bundle, worker.environment = bundle.id, bundle.environment
-                header, body = await worker.channel.request(
+                self._enter(worker, job, bundle)
+                header, body = await child.channel.request(
                     {"type": "run"}, json.dumps(job.to_json()).encode(), asking.hear
                 )
         except TimeoutError:
@@ -193,37 +229,68 @@ class LocalPool:
             if limit < job.time_limit:
                 text = f"TimeoutError: {job.udf} ran longer than the run that called it may"
             failure = self._with_output(UdfTimeout(text), worker)
-            self._kill(worker)
+            self._kill(worker, "timeout")
             raise failure from None
         except ChannelClosed:
+            if worker.runs > 1 and not child.channel.has_begun and not worker.ended_by:
+                raise _NotBegun from None
             self._counts["killed"] += 1
-            text = f"the worker process ended in the middle of the run: {await self._exit_reason(worker)}"
+            reason = await self._exit_reason(worker)
+            text = f"the worker process ended in the middle of the run: {reason}"
             raise self._with_output(UdfKilled(text), worker) from None
         except asyncio.CancelledError:
-            self._kill(worker)
+            self._kill(worker, "cancelled")
             raise
+        if header.get("retire") in _REASONS:
+            worker.ended_by = str(header["retire"])
         if header.get("type") == "result":
-            output = {"stdout": worker.stdout.take(), "stderr": worker.stderr.take()}
+            output = {"stdout": child.stdout.take(), "stderr": child.stderr.take()}
             meta = {**replies.checked(header["meta"]), **output}
             return Encoded(body, replies.media_type(header["media_type"]), float(header["created"]), meta)
         self._counts["failed"] += 1
         raise self._with_output(_failure(header), worker)
 
+    def _enter(self, worker: _Worker, job: Job, bundle: Bundle) -> None:
+        """Make a worker the owner's, and tell it of the bundle, where it doesn't know."""
+        channel = worker.child.channel
+        worker.last_udf = job.udf
+        if not worker.runs:
+            plan = self.confinement.plan(bundle, worker.slot)
+            channel.send({"type": "confine"}, json.dumps(plan.to_json()).encode())
+        worker.runs += 1
+        if worker.bundle != bundle.id:
+            channel.send({"type": "bundle"}, json.dumps(bundle.to_json()).encode())
+            worker.bundle, worker.environment = bundle.id, bundle.environment
+
     @staticmethod
     def _with_output(failure: TileServerError, worker: _Worker) -> TileServerError:
         if isinstance(failure, UdfError):
-            failure.stdout, failure.stderr = worker.stdout.take(), worker.stderr.take()
+            failure.stdout, failure.stderr = worker.child.stdout.take(), worker.child.stderr.take()
         return failure
 
     async def _exit_reason(self, worker: _Worker) -> str:
+        if worker.ended_by:
+            return f"it {worker.ended_by}"
         try:
             status = await asyncio.wait_for(asyncio.shield(worker.exited), _EXIT_WAIT)
         except (TimeoutError, asyncio.CancelledError):
-            self._kill(worker)
+            self._kill(worker, "protocol")
             return "it broke the connection"
+        if status == _CONFINEMENT_FAILED:
+            log.error("a worker could not be confined: %s", worker.child.stderr.take().strip())
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"
         return f"it exited with status {status}"
+
+    async def _end_when_abandoned(self, worker: _Worker, interest: Interest) -> None:
+        """A run that nobody waits for goes on for a while, so that a map that is moved costs no warm worker;
+        then it is interrupted, then killed."""
+        await interest.lost_for(self._abandon_grace)
+        self._counts["abandoned"] += 1
+        self._zygote.interrupt(worker.child.pid)
+        await asyncio.sleep(_SOFT_WAIT)
+        worker.ended_by = "was killed: nobody waited for it any more"
+        self._kill(worker, "abandoned")
 
     def _use_environment(self, bundle: Bundle) -> None:
         """Retire idle workers that have another environment than this owner has now: libraries keep what
@@ -231,8 +298,7 @@ class LocalPool:
         self._environments[bundle.owner] = bundle.environment
         for worker in [w for w in self._workers.values() if w.owner == bundle.owner and not w.busy]:
             if worker.usable and not self._is_current(worker):
-                self._counts["retired"] += 1
-                self._kill(worker)
+                self._retire(worker, "environment")
 
     def _is_current(self, worker: _Worker) -> bool:
         if worker.environment is None or worker.owner is None:
@@ -241,59 +307,53 @@ class LocalPool:
 
     # -- who runs next
 
-    async def _acquire(self, job: Job) -> _Worker:
-        queue = self._queues.setdefault(job.owner, deque())
-        if len(queue) >= self._queue_limit and not job.nested:
+    async def _acquire(self, job: Job, interest: Interest | None) -> _Worker:
+        length = self._line.length(job.owner)
+        if length >= self._queue_limit and not job.nested:
             self._counts["refused"] += 1
-            raise Overloaded(f"{len(queue)} runs of this canvas are waiting already (queue_limit)")
-        waiting = _Waiting(job, asyncio.get_running_loop().create_future())
-        # Before all that are less deep: a run that others wait for must not wait for new ones.
-        queue.insert(next((n for n, w in enumerate(queue) if w.job.nested < job.nested), len(queue)), waiting)
-        self._dispatch()
+            raise Overloaded(f"{length} runs of this canvas are waiting already (queue_limit)")
+        if job.nested and sum(1 for w in self._workers.values() if w.waits) > _MOST_WAITING * self._size:
+            raise Overloaded("too many runs wait for others already")
+        waiting = self._line.join(job)
         try:
-            async with asyncio.timeout(min(self._queue_time_limit, _time_left(job, time.monotonic()))):
-                return await waiting.worker
-        except TimeoutError:
-            self._counts["refused"] += 1
-            raise Overloaded(
-                f"no worker became free within {self._queue_time_limit:g} s (queue_time_limit)", retry_after=5
-            ) from None
+            self._dispatch()
+            if not waiting.worker.done():
+                limit = min(self._queue_time_limit, _time_left(job, time.monotonic()))
+                await _first_of(waiting.worker, interest, limit)
+            if waiting.worker.done():
+                return waiting.worker.result()
         except asyncio.CancelledError:
             if waiting.worker.done() and not waiting.worker.cancelled():
                 self._release(waiting.worker.result())
             raise
         finally:
-            with suppress(ValueError):
-                queue.remove(waiting)
-            if not queue and self._queues.get(job.owner) is queue:
-                del self._queues[job.owner]
+            self._line.leave(waiting)
+        if interest is not None and not interest.is_open:
+            self._counts["abandoned"] += 1
+            raise Overloaded("nobody waited for this run any more")
+        self._counts["refused"] += 1
+        raise Overloaded(
+            f"no worker became free within {self._queue_time_limit:g} s (queue_time_limit)", retry_after=5
+        )
 
     def _dispatch(self) -> None:
-        """Hand idle workers to those who wait, one canvas after the other."""
+        """Hand idle workers to those who wait, one owner after the other."""
         progress = True
         while progress:
             progress = False
-            for owner, queue in self._in_turn():
-                while queue and queue[0].worker.done():
-                    queue.popleft()
-                if not queue:
-                    continue
-                worker = self._worker_for(queue[0].job)
+            for waiting in self._line.first():
+                worker = None if waiting.worker.done() else self._worker_for(waiting.job)
                 if worker is None:
                     continue
-                worker.busy, worker.owner = True, owner
-                queue.popleft().worker.set_result(worker)
-                self._queues.move_to_end(owner)
+                worker.busy, worker.owner = True, waiting.job.owner
+                waiting.worker.set_result(worker)
+                self._line.served(waiting)
                 progress = True
         self._replenish()
 
-    def _in_turn(self) -> list[tuple[str, deque[_Waiting]]]:
-        """Queues with somebody in them: those with the deepest nested run first, then in turn."""
-        waiting = [(owner, queue) for owner, queue in self._queues.items() if queue]
-        return sorted(waiting, key=lambda item: -item[1][0].job.nested)
-
     def _worker_for(self, job: Job) -> _Worker | None:
-        """An idle worker of the canvas, best the last to run this UDF; else one of no canvas."""
+        """An idle worker of the owner, best the last to run this UDF; else one of no owner, unless others
+        wait and the owner has its share."""
         idle = [w for w in self._workers.values() if w.usable and not w.busy]
         own = [w for w in idle if w.owner == job.owner]
         for worker in own:
@@ -301,17 +361,36 @@ class LocalPool:
                 return worker
         if own:
             return own[-1]
+        if not job.nested and self._has_its_share(job.owner):
+            return None
         return next((w for w in idle if w.owner is None), None)
+
+    def _has_its_share(self, owner: str, *, beyond: int = 0) -> bool:
+        """Whether an owner has half of the workers, and ``beyond`` more, while others wait."""
+        if self._line.owners() <= {owner}:
+            return False
+        return self._held()[owner] >= max(1, self._size // 2) + beyond
 
     def _release(self, worker: _Worker) -> None:
         worker.busy = False
         if not worker.usable:
             self._discard(worker)
-        elif worker.runs >= _RUNS_BEFORE_RETIRING or self._room() < 0 or not self._is_current(worker):
-            self._counts["retired"] += 1
-            self._kill(worker)
+        elif reason := self._reason_to_retire(worker):
+            self._retire(worker, reason)
         if not self._closing:
             self._dispatch()
+
+    def _reason_to_retire(self, worker: _Worker) -> str | None:
+        if worker.ended_by:
+            return worker.ended_by
+        if worker.runs >= _RUNS_BEFORE_RETIRING:
+            return "runs"
+        if not self._is_current(worker):
+            return "environment"
+        crowded = self._room() < 0 and (len(self._line) or self._held()[worker.owner] > 1)
+        if crowded or self._has_its_share(worker.owner or "", beyond=1):
+            return "room"
+        return None
 
     # -- workers come and go
 
@@ -323,204 +402,149 @@ class LocalPool:
 
     def _make_room(self) -> int:
         """How many workers to fork now: for those who wait, and a few spare ones. Where the pool is full
-        while somebody waits, an idle worker of another canvas goes."""
+        while somebody waits, an idle worker of an owner that has nobody waiting goes."""
         usable = [w for w in self._workers.values() if w.usable]
         spare = sum(w.owner is None and not w.busy for w in usable)
-        waiting = sum(len(queue) for queue in self._queues.values())
-        missing = max(waiting, _SPARE) - spare
+        missing = max(len(self._line), _SPARE) - spare
         room = self._room()
-        if room <= 0 and waiting and spare == 0:
-            idle = (w for w in usable if not w.busy and w.owner not in self._queues)
+        if room <= 0 and len(self._line) and spare == 0:
+            idle = (w for w in usable if not w.busy and w.owner not in self._line.owners())
             evicted = next(idle, None)
             if evicted is not None:
-                self._counts["retired"] += 1
-                self._kill(evicted)
-                room = 1
+                self._retire(evicted, "room")
+                return 1
+            room += self._extra()
         return min(missing, room)
 
     def _room(self) -> int:
-        """How many more workers there may be. One that waits for a nested call leaves its place to that:
-        if it did not, workers that all wait for one another would wait for ever."""
-        return self._size - sum(w.usable and not w.asking for w in self._workers.values())
+        """How many more workers there may be."""
+        return self._size - self._held().total()
+
+    def _extra(self) -> int:
+        """An owner that waits and has no worker isn't kept waiting by the runs of others: there may be one
+        beyond the pool's size for each such, up to half as many again."""
+        held = self._held()
+        without = sum(not held[owner] for owner in self._line.owners())
+        return min(without, max(1, self._size // 2))
+
+    def _held(self) -> Counter[str | None]:
+        """How many workers each owner has; None stands for those that are nobody's yet."""
+        return Counter(worker.owner for worker in self._workers.values() if worker.takes_a_place)
 
     async def _fork_until_enough(self) -> None:
         while not self._closing and self._make_room() > 0:
-            await self._fork()
+            child = await self._zygote.fork()
+            worker = _Worker(child, self._free_slot(), asyncio.get_running_loop().create_future())
+            self._workers[child.pid] = worker
+            child.channel.closed.add_done_callback(functools.partial(self._lost, worker))
             self._dispatch()
 
-    async def _fork(self) -> None:
-        loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
-        self._tickets += 1
-        pid_known: asyncio.Future[int] = loop.create_future()
-        self._forking[self._tickets] = pid_known
-        stdout, stderr = Drain(out_read, self._log_limit), Drain(err_read, self._log_limit)
-        try:
-            request = json.dumps({"fork": self._tickets}).encode()
-            socket.send_fds(self._control, [request], [theirs.fileno(), out_write, err_write])
-            pid = await asyncio.wait_for(pid_known, _START_LIMIT)
-        except BaseException:
-            ours.close()
-            stdout.close()
-            stderr.close()
-            raise
-        finally:
-            self._forking.pop(self._tickets, None)
-            theirs.close()
-            os.close(out_write)
-            os.close(err_write)
-        ours.setblocking(False)
-        _, channel = await loop.create_unix_connection(lambda: Channel(self._output_limit), sock=ours)
-        worker = _Worker(pid, channel, stdout, stderr, loop.create_future())
-        self._workers[pid] = worker
-        channel.closed.add_done_callback(lambda _: self._lost(worker))
+    def _free_slot(self) -> int:
+        used = {worker.slot for worker in self._workers.values()}
+        return next(slot for slot in itertools.count() if slot not in used)
 
-    def _lost(self, worker: _Worker) -> None:
+    def _lost(self, worker: _Worker, _: asyncio.Future[None]) -> None:
         """The channel is gone: whoever runs on it is told by its own request."""
         if not worker.busy:
-            self._discard(worker)
+            self._kill(worker, "lost")
         if not self._closing:
             self._dispatch()
 
-    def _kill(self, worker: _Worker) -> None:
-        with suppress(OSError):
-            self._control.send(json.dumps({"kill": worker.pid}).encode())
+    def _retire(self, worker: _Worker, reason: str) -> None:
+        self._counts["retired"] += 1
+        self._counts[f"retired_{reason}"] += 1
+        self._kill(worker, reason)
+
+    def _kill(self, worker: _Worker, reason: str) -> None:
+        self._zygote.kill(worker.child.pid)
         self._discard(worker)
 
     def _discard(self, worker: _Worker) -> None:
+        """Have nothing more to do with a worker; its slot is free once its process has exited."""
         worker.gone = True
-        worker.channel.close()
-        worker.stdout.close()
-        worker.stderr.close()
-        if worker.exited.done():
-            self._workers.pop(worker.pid, None)
+        worker.child.channel.close()
+        worker.child.stdout.close()
+        worker.child.stderr.close()
+        if worker.exited.done() and self._workers.pop(worker.child.pid, None) is not None:
+            self.confinement.forget(worker.slot)
 
-    # -- the zygote
-
-    async def _start_zygote(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.setblocking(False)
-        limits = {"output_limit": self._output_limit, "udf_cache": str(self._udf_cache)}
-        self._started: asyncio.Future[int] = loop.create_future()
-        self._zygote = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "tileserver.worker", str(theirs.fileno()), json.dumps(limits)),
-            stdin=asyncio.subprocess.DEVNULL,
-            env=self._environment(),
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,
-        )
-        theirs.close()
-        loop.add_reader(self._control, self._hear)
-        try:
-            await asyncio.wait_for(self._started, _START_LIMIT)
-        except TimeoutError:
-            self._zygote.kill()
-            raise TileServerError("the worker processes did not start within a minute") from None
-
-    def _environment(self) -> dict[str, str]:
-        inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        places = {"HOME": str(self._scratch), "TMPDIR": str(self._scratch)}
-        return {**inherited, **_WORKER_SETTINGS, **places, "MPLCONFIGDIR": str(self._scratch)}
-
-    def _hear(self) -> None:
-        """Read what the zygote tells: that it is ready, that a child was forked, that one exited."""
-        while True:
-            try:
-                text = self._control.recv(65536)
-            except BlockingIOError:
-                return
-            except OSError:
-                text = b""
-            if not text:
-                self._zygote_lost()
-                return
-            self._heard(json.loads(text))
-
-    def _heard(self, message: Mapping[str, Any]) -> None:
-        if "ready" in message:
-            self._started.set_result(message["ready"])
-        elif "forked" in message:
-            known = self._forking.get(message["forked"])
-            if known is not None and not known.done():
-                known.set_result(message["pid"])
-        else:
-            worker = self._workers.get(message["exited"])
-            if worker is not None and not worker.exited.done():
-                worker.exited.set_result(message["status"])
-                if not worker.busy:
-                    self._discard(worker)
+    def _exited(self, pid: int, status: int) -> None:
+        worker = self._workers.get(pid)
+        if worker is not None and not worker.exited.done():
+            worker.exited.set_result(status)
+            if not worker.busy:
+                self._discard(worker)
 
     def _zygote_lost(self) -> None:
         """Its children die with it; start another one."""
-        self._stop_control()
-        if not self._started.done():
-            self._started.set_exception(TileServerError("the worker processes ended while starting"))
+        if self._closing:
             return
-        for pending in self._forking.values():
-            if not pending.done():
-                pending.set_exception(TileServerError("the worker processes were restarted"))
-        if not self._closing:
-            log.warning("the process that forks workers ended; starting another one")
-            for worker in tuple(self._workers.values()):
-                if not worker.exited.done():
-                    worker.exited.set_result(-signal.SIGKILL)
-                self._discard(worker)
-            self._restart = asyncio.create_task(self._restart_zygote())
-            self._restart.add_done_callback(_log_failure)
+        log.warning("the process that forks workers ended; starting another one")
+        for worker in tuple(self._workers.values()):
+            if not worker.exited.done():
+                worker.exited.set_result(-signal.SIGKILL)
+            self._discard(worker)
+        self._restarting = asyncio.create_task(self._restart())
+        self._restarting.add_done_callback(_log_failure)
 
-    async def _restart_zygote(self) -> None:
-        await self._start_zygote()
+    async def _restart(self) -> None:
+        await self._zygote.start()
         self._dispatch()
 
-    def _stop_control(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._control)
-        self._control.close()
+    # -- what workers use
+
+    async def _watch(self) -> None:
+        for turn in itertools.count():
+            await asyncio.sleep(_LOOK_EVERY)
+            await self._watch_memory()
+            if turn % 4 == 0:
+                self._watch_idle()
+                await self._watch_scratch()
+
+    async def _watch_memory(self) -> None:
+        if not any(worker.busy for worker in self._workers.values()):
+            return
+        pids = [worker.child.pid for worker in self._workers.values() if worker.usable]
+        found = await asyncio.to_thread(
+            watch.largest_over, pids, each=self._memory_limit, together=self._memory_together
+        )
+        worker = self._workers.get(found[0]) if found else None
+        if worker is not None and found is not None:
+            self._counts["killed_memory"] += 1
+            worker.ended_by = found[1]
+            self._kill(worker, "memory")
+
+    def _watch_idle(self) -> None:
+        """Retire workers that compute although nobody asked them to: something of a run lives on in them."""
+        for worker in tuple(self._workers.values()):
+            if worker.busy or worker.owner is None or not worker.usable:
+                worker.ticks = None
+                continue
+            ticks = watch.processor_ticks(worker.child.pid)
+            if worker.ticks is not None and ticks - worker.ticks > _IDLE_TICKS:
+                self._retire(worker, "threads")
+            worker.ticks = ticks
+
+    async def _watch_scratch(self) -> None:
+        for worker in [w for w in self._workers.values() if w.busy and w.usable]:
+            size = await asyncio.to_thread(watch.folder_size, self.confinement.scratch(worker.slot))
+            if size > watch.SCRATCH_LIMIT and worker.usable:
+                self._counts["killed_scratch"] += 1
+                worker.ended_by = f"wrote more than {watch.SCRATCH_LIMIT // 2**20} MiB into its scratch"
+                self._kill(worker, "scratch")
 
 
-class _Asking:
-    """The nested calls of one run: served as tasks, which end with the run."""
-
-    def __init__(
-        self, worker: _Worker, answers: Answers, changed: Callable[[], None], deadline: float
-    ) -> None:
-        self._worker = worker
-        self._answers = answers
-        self._deadline = deadline
-        self._changed = changed
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def hear(self, header: dict[str, Any], body: bytes) -> None:
-        task = asyncio.create_task(self._serve(header, body))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, header: dict[str, Any], body: bytes) -> None:
-        self._worker.asking += 1
-        self._changed()
-        try:
-            reply, content = await self._answered({**header, "deadline": self._deadline}, body)
-        except TileServerError as error:
-            reply, content = {"failure": errors.describe(error)}, b""
-        except Exception:  # whatever was asked for: somebody waits for an answer
-            log.exception("a nested call could not be answered")
-            failure = TileServerError("the server could not answer")
-            reply, content = {"failure": errors.describe(failure)}, b""
-        finally:
-            self._worker.asking -= 1
-        with suppress(ChannelClosed):
-            self._worker.channel.send({"type": "answer", "number": header.get("number"), **reply}, content)
-
-    async def _answered(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        if self._worker.asking > _MAX_ASKING:
-            raise Overloaded(f"a run may wait for {_MAX_ASKING} others at a time")
-        return await self._answers(header, body)
-
-    def end(self) -> None:
-        for task in tuple(self._tasks):
-            task.cancel()
+async def _first_of(worker: asyncio.Future[_Worker], interest: Interest | None, limit: float) -> None:
+    """Wait for a worker, no longer than ``limit`` seconds, and not once nobody waits for what it would do."""
+    if interest is None:
+        await asyncio.wait({worker}, timeout=limit)
+        return
+    leaving = asyncio.ensure_future(interest.lost_for(0))
+    either: set[asyncio.Future[Any]] = {worker, leaving}
+    try:
+        await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
 
 
 def _time_left(job: Job, now: float) -> float:
@@ -528,10 +552,6 @@ def _time_left(job: Job, now: float) -> float:
     if job.deadline is None:
         return job.time_limit
     return max(0.0, min(job.time_limit, job.deadline - now))
-
-
-async def _nothing_to_ask(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-    raise errors.BadRequest("this run can't call others")
 
 
 def _failure(header: Mapping[str, Any]) -> TileServerError:
@@ -545,4 +565,4 @@ def _failure(header: Mapping[str, Any]) -> TileServerError:
 
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        log.error("a worker could not be started: %s", task.exception())
+        log.error("the pool of workers has a problem: %s", task.exception())

@@ -64,7 +64,7 @@ def get(path: str) -> bytes:
 def download(path: str, local_path: str | os.PathLike[str]) -> None:
     """Copy a file to a local one, in the owner's folder."""
     target = files.inside(local_path)
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
     if _is_remote(path):
         with _open(path) as file:
             files.write(target, file)
@@ -84,7 +84,7 @@ def upload(local_path: Any, remote_path: str, timeout: float | None = None) -> N
                 shutil.copyfileobj(content, file)
             return
         target = _own(remote_path)
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
         files.write(target, content)
     finally:
         content.close()

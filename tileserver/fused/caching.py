@@ -240,8 +240,9 @@ def _digest(payload: bytes | memoryview) -> bytes:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    os.fchmod(descriptor, 0o660)  # the owner's other workers may be other users of its group
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -267,8 +268,8 @@ class Lock:
         if time.monotonic() >= self.deadline:
             return True
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         except OSError:
             return True  # no place for a lock: compute without
         if self._held(descriptor):

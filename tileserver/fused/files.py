@@ -27,7 +27,7 @@ _BLOCK: Final = 1024 * 1024
 def folder() -> Path:
     """The owner's folder."""
     path = caching.folder() / "files"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o770, parents=True, exist_ok=True)
     return path
 
 
@@ -52,7 +52,7 @@ def file_path(file_path: str | os.PathLike[str], mkdir: bool = True, storage: st
     """
     path = inside(file_path)
     if mkdir:
-        (path.parent if path.suffix else path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (path.parent if path.suffix else path).mkdir(mode=0o770, parents=True, exist_ok=True)
     return str(path)
 
 
@@ -71,7 +71,7 @@ def download(url: str, file_path: str | os.PathLike[str], storage: str = "auto")
         raise ValueError("a download needs a file's name")
     if path.is_file():
         return path
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
     lock = caching.Lock(path.with_name(f".{path.name}.lock"), _WAIT)
     try:
         while not lock.take():
@@ -86,6 +86,7 @@ def download(url: str, file_path: str | os.PathLike[str], storage: str = "auto")
 def write(path: Path, content: IO[bytes]) -> None:
     """Write a file as a whole: nobody sees a part of it."""
     descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    os.fchmod(descriptor, 0o660)  # the owner's other workers may be other users of its group
     try:
         with os.fdopen(descriptor, "wb") as file:
             shutil.copyfileobj(content, file, _BLOCK)

@@ -13,7 +13,7 @@ from tileserver.errors import BadRequest, Forbidden
 from tileserver.params import Address, Call, Caller
 from tileserver.pipeline import Answer
 from tileserver.platform.common import Get, Post, body_of, identify, services_of
-from tileserver.requests import query_of
+from tileserver.requests import leaving, query_of
 from tileserver.runs import Runs
 
 # The client gives up on one request after 5 seconds.
@@ -35,7 +35,8 @@ async def run_posted(request: Request) -> Response:
     identity, call = await _posted_call(request)
     run_id = _run_id(request)
     if run_id is None:
-        return await _respond(request, identity, (call, await pipeline.answer(call, services_of(request))))
+        answer = await pipeline.answer(call, services_of(request), leaving(request))
+        return await _respond(request, identity, (call, answer))
     outcome = await _start(request, identity, run_id, call, wait=call.time_limit * 2)
     return await _respond(request, identity, outcome)
 
@@ -95,8 +96,12 @@ async def _posted_call(request: Request) -> tuple[Identity, Call]:
 
 def _poster(request: Request) -> Identity:
     identity = identify(request, "run")
-    if not services_of(request).settings.is_loopback:
-        raise Forbidden("this server runs no posted code: it is not on a loopback host")
+    services = services_of(request)
+    level = services.executor.level
+    if level == "off" and not services.settings.is_loopback:
+        raise Forbidden("this server runs no posted code: its sandbox is off and its host is not loopback")
+    if level == "D":
+        raise Forbidden("this server runs no posted code: its machine can't confine it (tileserver doctor)")
     request.state.grant = _grant(identity)
     return identity
 

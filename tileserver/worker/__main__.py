@@ -1,13 +1,12 @@
 """The zygote and its children: the only processes that run UDF code.
 
 The zygote imports the heavy libraries once, runs nobody's code, opens no dataset and starts no thread;
-told to, it forks a child in about 20 ms. A child reads frames (a bundle, then runs), answers each with
-one frame, and leaves its standard output and error to pipes that the server drains.
+told to, it forks a child in about 20 ms. A child reads frames (how it is confined, a bundle, then runs),
+answers each run with one frame, and leaves its standard output and error to pipes that the server drains.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
@@ -16,10 +15,16 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from tileserver.errors import TileServerError, UnsupportedOutput, describe
 from tileserver.protocol import Bundle, Encoded, Job
+from tileserver.sandbox import Plan, confine
+from tileserver.sandbox.system import PR_SET_PDEATHSIG, prctl
+from tileserver.worker.leftovers import Leftovers
 from tileserver.worker.nested import Line, connect
 
 # Imported before the first fork, so that children share their pages. Only importing is safe here.
@@ -31,7 +36,7 @@ _PRELOADED = (
     *("tileserver.render.drawing", "tileserver.render.table", "tileserver.render.vector_tile"),
     *("tileserver.render.document", "tileserver.render.classify"),
 )
-_PR_SET_PDEATHSIG = 1
+CONFINEMENT_FAILED = 71  # exit status of a worker that could not be confined
 
 
 def main() -> None:
@@ -65,8 +70,10 @@ class _Zygote:
             message = json.loads(text)
             if "fork" in message:
                 self._fork(message["fork"], *descriptors)
-            elif message["kill"] in self.children:
+            elif message.get("kill") in self.children:
                 _kill_group(message["kill"])
+            elif message.get("interrupt") in self.children:
+                _interrupt(message["interrupt"])
         for pid in tuple(self.children):
             _kill_group(pid)
 
@@ -108,13 +115,18 @@ def _kill_group(pid: int) -> None:
             continue
 
 
+def _interrupt(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGINT)
+
+
 def _become_child(channel: int, output: int, error: int, limits: dict[str, Any]) -> NoReturn:
     """Never returns: whatever happens, a child must not go on as a second zygote."""
     try:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.dup2(output, 1)
         os.dup2(error, 2)
         os.close(output)
@@ -138,14 +150,33 @@ class _Child:
         self.output_limit = int(limits["output_limit"])
         self.cache_root = str(limits["udf_cache"])
         self.bundle: Bundle | None = None
+        self.leftovers = Leftovers(None)
+        self.running = False
 
     def serve(self) -> None:
+        signal.signal(signal.SIGINT, self._interrupted)
         while True:
             header, body = self.line.receive()
-            if header["type"] == "bundle":
+            if header["type"] == "confine":
+                self._confine(Plan.from_json(json.loads(body)))
+            elif header["type"] == "bundle":
                 self._enter(Bundle.from_json(json.loads(body)))
-                continue
-            self.line.send(*self._answer(Job.from_json(json.loads(body))))
+            else:
+                number = {"number": header["number"]}
+                self.line.send({"type": "begun", **number})
+                answer, content = self._answer(Job.from_json(json.loads(body)))
+                self.line.send({**answer, **number}, content)
+
+    def _confine(self, plan: Plan) -> None:
+        """Before anybody's code has run in this process."""
+        os.environ.update(plan.environment)
+        try:
+            confine(plan)
+        except OSError as error:
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+            os._exit(CONFINEMENT_FAILED)
+        self.leftovers = Leftovers(plan.memory)
 
     def _enter(self, bundle: Bundle) -> None:
         from tileserver.worker.sources import enter_bundle
@@ -158,12 +189,29 @@ class _Child:
         from tileserver.worker.runner import run_job
 
         assert self.bundle is not None, "a run came before its bundle"
+        # A run may have put something of its own in the place of the handler.
+        signal.signal(signal.SIGINT, self._interrupted)
         try:
+            self.running = True
             encoded = self._within_limit(run_job(job, self.bundle))
         except TileServerError as error:
-            return {"type": "failure", **describe(error)}, b""
+            self.running = False
+            facts = describe(error)
+            return {"type": "failure", **facts, "retire": self._reason_to_retire(facts)}, b""
+        self.running = False
         header = {"type": "result", "media_type": encoded.media_type, "created": encoded.created}
-        return {**header, "meta": dict(encoded.meta)}, encoded.body
+        retire = self._reason_to_retire({})
+        return {**header, "meta": dict(encoded.meta), "retire": retire}, encoded.body
+
+    def _reason_to_retire(self, failure: Mapping[str, Any]) -> str | None:
+        if failure.get("exception_class") == "MemoryError":
+            return "memory"
+        return self.leftovers.found()
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        """Nobody waits for the run any more: it may end by itself and leave a warm worker behind."""
+        if self.running:
+            raise KeyboardInterrupt
 
     def _within_limit(self, encoded: Encoded) -> Encoded:
         if len(encoded.body) > self.output_limit:
