@@ -195,8 +195,9 @@ def _view(url: str, token: str) -> float:
 def bundle(folder: Path, owner: str = "city") -> Bundle:
     (folder / owner).mkdir(exist_ok=True)
     loop = "@fused.udf\ndef udf():\n    while True: pass\n"
-    files = {"text.py": _UDF, "loop.py": loop}
-    udfs = {name: Source(f"{name}.py", "udf", {}, {}) for name in ("text", "loop")}
+    rest = "import time\n@fused.udf\ndef udf():\n    time.sleep(2)\n"
+    files = {"text.py": _UDF, "loop.py": loop, "rest.py": rest}
+    udfs = {name: Source(f"{name}.py", "udf", {}, {}) for name in ("text", "loop", "rest")}
     return Bundle(owner, owner, owner, str(folder / owner), files, udfs, {})
 
 
@@ -280,9 +281,14 @@ async def memory(folder: Path) -> list[str]:
     for count in (1, 8, 32):
         async with LocalPool(state_dir=folder / ".tileserver", workers=count) as pool:
             found = bundle(folder)
-            await asyncio.gather(*(pool.run(job(size=1000), found) for _ in range(4 * count)))
-            pids = [worker.child.pid for worker in pool._workers.values() if worker.runs]
+            runs = asyncio.gather(*(pool.run(job(udf="rest"), found) for _ in range(count)))
+            pids: list[int] = []
+            while len(pids) < count and not runs.done():
+                await asyncio.sleep(0.1)
+                pids = [worker.child.pid for worker in pool._workers.values() if worker.busy]
+            await asyncio.sleep(0.5)
             total = sum(map(_pss, pids))
+            await runs
         rows.append(
             f"memory of {len(pids)} workers: {total / 2**20:.0f} MiB, {total / len(pids) / 2**20:.1f} each"
         )

@@ -253,3 +253,19 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+async def test_workers_that_end_at_the_same_time_are_all_seen_off(workspace: Path) -> None:
+    """However many signals come at once: the process that forks goes on, and knows all who have ended."""
+    async with pool(workspace, workers=2) as running:
+        zygote = running._zygote._process.pid
+        for _ in range(5):
+            children = [await running._zygote.fork() for _ in range(10)]
+            for child in children:
+                running._zygote.kill(child.pid)
+                for end in (child.channel, child.stdout, child.stderr):
+                    end.close()
+
+        assert (await run(running, workspace, "one/echo")).body == b"1"
+        assert running._zygote._process.pid == zygote
+        assert running._zygote._process.returncode is None

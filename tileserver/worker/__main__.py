@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -61,36 +62,52 @@ class _Zygote:
 
     def serve(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda *_: self._reap())
+        # Nothing is done in a handler, which could interrupt itself: a signal only wakes the loop.
+        self.woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         self._tell({"ready": os.getpid()})
+        poll = select.poll()
+        for descriptor in (self.control.fileno(), self.woken):
+            poll.register(descriptor, select.POLLIN)
         while True:
-            text, descriptors, _, _ = socket.recv_fds(self.control, 4096, 3)
-            if not text:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self.woken in ready:
+                os.read(self.woken, 4096)
+                self._reap()
+            if self.control.fileno() in ready and not self._listen():
                 break
-            message = json.loads(text)
-            if "fork" in message:
-                self._fork(message["fork"], *descriptors)
-            elif message.get("kill") in self.children:
-                _kill_group(message["kill"])
-            elif message.get("interrupt") in self.children:
-                _interrupt(message["interrupt"])
         for pid in tuple(self.children):
             _kill_group(pid)
 
-    def _fork(self, ticket: int, channel: int, output: int, error: int) -> None:
-        # A SIGCHLD between the fork and the book-keeping would report a child that nobody knows yet.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    def _listen(self) -> bool:
+        """Do what one message says; False when there will be no more."""
         try:
-            pid = os.fork()
-            if pid == 0:
-                self.control.close()
-                _become_child(channel, output, error, self.limits)
-            self.children.add(pid)
-            for descriptor in (channel, output, error):
-                os.close(descriptor)
-            self._tell({"forked": ticket, "pid": pid})
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            text, descriptors, _, _ = socket.recv_fds(self.control, 4096, 3)
+        except ConnectionResetError:  # the server has ended with something unread
+            return False
+        if not text:
+            return False
+        message = json.loads(text)
+        if "fork" in message:
+            self._fork(message["fork"], *descriptors)
+        elif message.get("kill") in self.children:
+            _kill_group(message["kill"])
+        elif message.get("interrupt") in self.children:
+            _interrupt(message["interrupt"])
+        return True
+
+    def _fork(self, ticket: int, channel: int, output: int, error: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            os.close(signal.set_wakeup_fd(-1))
+            os.close(self.woken)
+            self.control.close()
+            _become_child(channel, output, error, self.limits)
+        self.children.add(pid)
+        for descriptor in (channel, output, error):
+            os.close(descriptor)
+        self._tell({"forked": ticket, "pid": pid})
 
     def _reap(self) -> None:
         for pid in tuple(self.children):
@@ -125,7 +142,6 @@ def _become_child(channel: int, output: int, error: int, limits: dict[str, Any])
     try:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.dup2(output, 1)
         os.dup2(error, 2)
