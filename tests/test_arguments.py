@@ -1,4 +1,4 @@
-"""How a UDF's arguments are made: CONTRACT sections 4.3, 5 and 5.1, row by row."""
+"""How a UDF's arguments are made: contract, sections 4.3, 5 and 5.1, row by row."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def one(annotation: str, given: Any, **options: Any) -> Any:
     ],
 )
 def test_text_becomes_the_annotated_type(annotation: str, text: str, expected: object) -> None:
-    """The table of CONTRACT 5, for values that compare with ``==``."""
+    """The table of contract, section 5, for values that compare with ``==``."""
     value = one(annotation, text)
 
     assert value == expected

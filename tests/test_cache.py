@@ -62,7 +62,7 @@ def memory(clock: Clock) -> Cache:
 
 
 async def test_a_result_is_used_until_it_is_too_old_for_the_reader() -> None:
-    """CONTRACT 8: age is at most the reader's maximum; another reader may be stricter."""
+    """Contract, section 8: age is at most the reader's maximum; another reader may be stricter."""
     clock = Clock()
     cache, compute = memory(clock), Counter(clock)
     await ask(cache, compute)
@@ -74,7 +74,7 @@ async def test_a_result_is_used_until_it_is_too_old_for_the_reader() -> None:
 
 
 async def test_age_zero_neither_reads_nor_stores() -> None:
-    """CONTRACT 8."""
+    """Contract, section 8."""
     clock = Clock()
     cache, compute = memory(clock), Counter(clock)
 
@@ -96,7 +96,7 @@ async def test_a_result_from_the_future_counts_as_none() -> None:
 
 
 async def test_identical_requests_are_one_run() -> None:
-    """SURFACE 8.3."""
+    """docs/design.md."""
     clock = Clock()
     cache, compute = memory(clock), Counter(clock)
     compute.gate = asyncio.Event()
@@ -126,7 +126,7 @@ async def test_the_first_caller_may_leave() -> None:
 
 
 async def test_a_failure_reaches_everybody_and_is_not_stored() -> None:
-    """CONTRACT 8: errors are never cached."""
+    """Contract, section 8: errors are never cached."""
     clock = Clock()
     cache = memory(clock)
     failing, working = Counter(clock, error=ValueError("boom")), Counter(clock)
@@ -139,7 +139,7 @@ async def test_a_failure_reaches_everybody_and_is_not_stored() -> None:
 
 
 async def test_what_depends_on_its_caller_is_made_for_each() -> None:
-    """SURFACE 7: neither stored nor shared with those who joined."""
+    """docs/http.md: neither stored nor shared with those who joined."""
     clock = Clock()
     cache, compute = memory(clock), Counter(clock, read_caller=True)
     compute.gate = asyncio.Event()
@@ -154,7 +154,7 @@ async def test_what_depends_on_its_caller_is_made_for_each() -> None:
 
 
 async def test_an_answer_of_an_error_status_is_not_stored() -> None:
-    """SURFACE 6: a Response with status 400 or more."""
+    """docs/http.md: a Response with status 400 or more."""
     clock = Clock()
     cache, compute = memory(clock), Counter(clock, status=404)
 
@@ -265,7 +265,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 async def test_damage_is_a_miss(damage: Callable[[bytes], bytes]) -> None:
-    """SURFACE 8.6: never a wrong tile."""
+    """docs/design.md: never a wrong tile."""
     raw = to_bytes(stored(body=b"body"))
 
     assert from_bytes(raw, "k") == stored(body=b"body")
@@ -311,7 +311,7 @@ async def test_a_database_that_is_none_is_set_aside(tmp_path: Path) -> None:
 
 
 async def test_a_place_that_can_not_be_used_means_slower_not_down(tmp_path: Path) -> None:
-    """SURFACE 8.6: here a file stands where the folder should be."""
+    """docs/design.md: here a file stands where the folder should be."""
     (tmp_path / "file").write_text("")
 
     tier = await reopened(tmp_path / "file", [stored()])

@@ -30,7 +30,7 @@ def revision(catalog: Catalog, name: str, canvas: str = "city") -> str:
 
 
 def test_a_canvas_is_a_folder_with_a_udf_or_a_canvas_toml(tmp_path: Path) -> None:
-    """SURFACE 2: other folders, hidden ones and odd names are not canvases."""
+    """docs/workspace.md: other folders, hidden ones and odd names are not canvases."""
     catalog = write(
         tmp_path,
         {
@@ -47,7 +47,7 @@ def test_a_canvas_is_a_folder_with_a_udf_or_a_canvas_toml(tmp_path: Path) -> Non
 
 
 def test_both_layouts_are_read_and_modules_are_told_apart(tmp_path: Path) -> None:
-    """SURFACE 2: one file for a UDF, or Fused's folder with meta.json and utils.py."""
+    """docs/workspace.md: one file for a UDF, or Fused's folder with meta.json and utils.py."""
     meta = {
         "job_config": {
             "steps": [
@@ -152,7 +152,7 @@ def test_what_is_broken_is_listed_and_the_rest_is_served(
 
 
 def test_a_broken_udf_answers_with_its_own_error(tmp_path: Path) -> None:
-    """CONTRACT 11: a syntax error has the line of its own."""
+    """Contract, section 11: a syntax error has the line of its own."""
     canvas = write(tmp_path, {"city/bad.py": "@fused.udf\ndef udf(:\n"}).load("city")
 
     with pytest.raises(UdfError, match="SyntaxError") as failure:
@@ -166,7 +166,7 @@ def test_a_broken_udf_answers_with_its_own_error(tmp_path: Path) -> None:
     [("a", "a", None), ("a.csv", "a", "csv"), ("a.pbf", "a", "mvt"), ("report.v2", "report.v2", None)],
 )
 def test_a_name_may_have_an_extension(tmp_path: Path, asked: str, name: str, extension: str | None) -> None:
-    """CONTRACT 3: an exact name beats a name with an extension."""
+    """Contract, section 3: an exact name beats a name with an extension."""
     canvas = write(tmp_path, {"city/a.py": UDF, "city/report.v2.py": UDF, "city/report.py": UDF}).load("city")
 
     udf, found = canvas.find(asked)
@@ -185,7 +185,7 @@ def test_a_name_may_have_an_extension(tmp_path: Path, asked: str, name: str, ext
     ],
 )
 def test_other_names_are_refused(tmp_path: Path, asked: str, error: type[Exception]) -> None:
-    """CONTRACT 3 and SURFACE 7: unknown UDF, unknown format, side-cars of GIS programs."""
+    """Contract, section 3 and docs/http.md: unknown UDF, unknown format, side-cars of GIS programs."""
     canvas = write(tmp_path, {"city/a.py": UDF}).load("city")
 
     with pytest.raises(error):
@@ -210,7 +210,7 @@ EDITS = {
 def test_a_revision_covers_what_can_change_the_answer(
     tmp_path: Path, file: str, text: str, changes: bool
 ) -> None:
-    """SURFACE 2, "Revision": and nothing else, so that an edit elsewhere keeps tiles cached."""
+    """docs/workspace.md: and nothing else, so that an edit elsewhere keeps tiles cached."""
     catalog = write(
         tmp_path,
         {
@@ -230,7 +230,7 @@ def test_a_revision_covers_what_can_change_the_answer(
 
 
 def test_a_computed_neighbour_makes_the_whole_canvas_count(tmp_path: Path) -> None:
-    """ARCHITECTURE: a name that only a run knows may be any."""
+    """docs/design.md: a name that only a run knows may be any."""
     catalog = write(
         tmp_path, {"city/a.py": UDF.replace("return n", "return fused.run(str(n))"), "city/d.py": UDF}
     )
@@ -242,7 +242,7 @@ def test_a_computed_neighbour_makes_the_whole_canvas_count(tmp_path: Path) -> No
 
 
 def test_data_outside_the_canvas_counts_where_a_glob_names_it(tmp_path: Path) -> None:
-    """SURFACE 2, ``data``."""
+    """docs/workspace.md, ``data``."""
     outside = tmp_path / "elsewhere"
     write(
         tmp_path,
@@ -262,7 +262,7 @@ def test_data_outside_the_canvas_counts_where_a_glob_names_it(tmp_path: Path) ->
 
 @pytest.mark.anyio
 async def test_an_edit_is_seen_at_the_next_request(tmp_path: Path) -> None:
-    """SURFACE 2: without a restart; for the UDF's own file, at once."""
+    """docs/workspace.md: without a restart; for the UDF's own file, at once."""
     catalog = write(tmp_path, {"city/a.py": UDF})
     before = (await catalog.resolve("city", "a")).udf.revision
 

@@ -115,7 +115,7 @@ GROUPS = {(), ("canvas",), ("udf",), ("token",), ("shared-token",), ("secret",),
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "tileserver")
 def test_help_explains_with_an_example_that_works(path: tuple[str, ...]) -> None:
-    """SURFACE 3, ``-h``; the example has the words of a command and options that it knows."""
+    """docs/commands.md, ``-h``; the example has the words of a command and options that it knows."""
     text = CliRunner().invoke(main, [*path, "-h"]).output
     line = next(line for line in text.splitlines() if "Example:" in line)
     words = shlex.split(line.partition("Example: tileserver ")[2])
@@ -130,7 +130,7 @@ def test_help_explains_with_an_example_that_works(path: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize("path", [path for path in COMMANDS if path not in GROUPS], ids=" ".join)
 def test_every_command_takes_workspace_and_json(path: tuple[str, ...]) -> None:
-    """SURFACE 3; those that serve take a flag for each setting, too."""
+    """docs/commands.md; those that serve take a flag for each setting, too."""
     text = CliRunner().invoke(main, [*path, "-h"]).output
     assert "--workspace" in text
     assert "--json" in text
@@ -162,7 +162,7 @@ def test_version() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_wrong_usage_is_one_line_and_status_two(workspace: Path, arguments: list[str], says: str) -> None:
-    """SURFACE 3; the line says where help is."""
+    """docs/commands.md; the line says where help is."""
     result = run(*arguments, cwd=workspace)
 
     assert (result.returncode, result.stdout) == (2, "")
@@ -195,7 +195,7 @@ def test_wrong_usage_is_one_line_and_status_two(workspace: Path, arguments: list
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_failure_is_one_line_and_status_one(workspace: Path, arguments: list[str], says: str) -> None:
-    """SURFACE 3: no traceback, and nothing on standard output."""
+    """docs/commands.md: no traceback, and nothing on standard output."""
     result = run(*arguments, cwd=workspace)
 
     assert (result.returncode, result.stdout) == (1, "")
@@ -205,7 +205,7 @@ def test_a_failure_is_one_line_and_status_one(workspace: Path, arguments: list[s
 
 
 def test_an_unknown_setting_names_the_nearest(own: Path) -> None:
-    """SURFACE 4, from the environment and from the file, by any command."""
+    """docs/settings.md, from the environment and from the file, by any command."""
     by_environment = run("canvas", "list", cwd=own, TILESERVER_TIME_LIMT="3s")
     (own / "tileserver.toml").write_text("cache_sise = 3\n")
     by_file = run("doctor", cwd=own)
@@ -228,7 +228,7 @@ def test_a_port_in_use_is_said_in_one_line(workspace: Path) -> None:
 
 
 def test_a_database_without_its_key_is_refused(own: Path) -> None:
-    """SURFACE 2: no command goes on with another key."""
+    """docs/workspace.md: no command goes on with another key."""
     ask(own, "canvas", "share", "city")
     (own / ".tileserver/key").unlink()
 

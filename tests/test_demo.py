@@ -65,14 +65,14 @@ def test_housing_has_a_price_per_area(demo: Server) -> None:
 
 
 def test_json_is_a_feature_collection(demo: Server) -> None:
-    """CONTRACT 7.4; of a frame without geometry, rows."""
+    """Contract, section 7.4; of a frame without geometry, rows."""
     assert fetch(demo, "airports.json").json()["type"] == "FeatureCollection"
     assert fetch(demo, "housing.json").json()[0]["price"] > 0
 
 
 @pytest.mark.parametrize("extension", ["geojson", "parquet", "feather", "csv", "xlsx", "xml", "html"])
 def test_a_table_opens_in_the_library_that_reads_it(demo: Server, extension: str) -> None:
-    """CONTRACT 7.2: as many rows as the data has, whatever the format."""
+    """Contract, section 7.2: as many rows as the data has, whatever the format."""
     content = fetch(demo, f"airports.{extension}").content
     readers: dict[str, Callable[[], int]] = {
         "geojson": lambda: len(gpd.read_file(io.BytesIO(content))),
@@ -90,7 +90,7 @@ def test_a_table_opens_in_the_library_that_reads_it(demo: Server, extension: str
 
 
 def test_parquet_comes_back_as_it_was(demo: Server) -> None:
-    """CONTRACT 7.4: CRS, dtypes, nulls and time zones survive."""
+    """Contract, section 7.4: CRS, dtypes, nulls and time zones survive."""
     source = gpd.read_parquet(DATA / "earthquakes.parquet")
     frame = gpd.read_parquet(io.BytesIO(fetch(demo, "earthquakes.parquet").content))
 
@@ -112,7 +112,7 @@ def test_pandas_and_geopandas_read_the_url_itself(demo: Server) -> None:
 
 @pytest.mark.parametrize("extension", ["png", "jpeg", "jpg", "webp", "gif", "apng"])
 def test_a_picture_opens_in_pillow(demo: Server, extension: str) -> None:
-    """CONTRACT 7.2; tables with geometry are drawn."""
+    """Contract, section 7.2; tables with geometry are drawn."""
     for path in (f"blue_marble/run/tiles/2/1/1.{extension}", f"countries/run/tiles/2/1/1.{extension}"):
         response = fetch(demo, path)
         image = Image.open(io.BytesIO(response.content))
@@ -123,14 +123,14 @@ def test_a_picture_opens_in_pillow(demo: Server, extension: str) -> None:
 
 
 def test_tiff_opens_in_rasterio_where_it_lies(demo: Server) -> None:
-    """CONTRACT 7.4: georeferenced."""
+    """Contract, section 7.4: georeferenced."""
     with MemoryFile(fetch(demo, "blue_marble.tiff").content) as file, file.open() as raster:
         assert raster.count in (3, 4)
         assert raster.crs is not None
 
 
 def test_npy_opens_in_numpy(demo: Server) -> None:
-    """CONTRACT 7.2: plain ``np.save`` bytes."""
+    """Contract, section 7.2: plain ``np.save`` bytes."""
     array = np.load(io.BytesIO(fetch(demo, "blue_marble.npy").content))
 
     assert array.dtype == np.uint8
@@ -138,7 +138,7 @@ def test_npy_opens_in_numpy(demo: Server) -> None:
 
 
 def test_the_clients_list_gives_each_kind_its_format(demo: Server) -> None:
-    """CONTRACT 7.3: what the Python client sends with every call."""
+    """Contract, section 7.3: what the Python client sends with every call."""
     accepted = "?format=npy,tiff,parquet,json"
 
     assert fetch(demo, f"airports{accepted}").headers["content-type"] == "application/octet-stream"
@@ -158,7 +158,7 @@ def test_no_format_is_a_zip_by_mistake(demo: Server) -> None:
 
 
 def test_a_vector_tile_has_valid_polygons_with_names(demo: Server) -> None:
-    """CONTRACT 7.4: one layer called udf, extent 4096."""
+    """Contract, section 7.4: one layer called udf, extent 4096."""
     layer = mapbox_vector_tile.decode(fetch(demo, "countries/run/tiles/3/4/2.mvt").content)["udf"]
     names = {feature["properties"]["name"] for feature in layer["features"]}
 
@@ -169,7 +169,7 @@ def test_a_vector_tile_has_valid_polygons_with_names(demo: Server) -> None:
 
 @pytest.mark.parametrize("extension", ["mvt", "pbf", ""])
 def test_features_are_vector_tiles_by_default(demo: Server, extension: str) -> None:
-    """CONTRACT 7.3.5."""
+    """Contract, section 7.3.5."""
     suffix = f".{extension}" if extension else ""
     response = fetch(demo, f"airports/run/tiles/3/2/3{suffix}")
 
@@ -177,7 +177,7 @@ def test_features_are_vector_tiles_by_default(demo: Server, extension: str) -> N
 
 
 def test_an_empty_vector_tile_has_no_bytes_but_a_validator(demo: Server) -> None:
-    """SURFACE 2."""
+    """docs/workspace.md."""
     response = fetch(demo, "airports/run/tiles/10/600/600.mvt")
 
     assert response.content == b""
@@ -273,7 +273,7 @@ def test_parameters_change_the_picture(demo: Server) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_describes_itself(demo: Server, name: str) -> None:
-    """SURFACE 5: TileJSON with its bounds, and a template whose tiles exist."""
+    """docs/http.md: TileJSON with its bounds, and a template whose tiles exist."""
     document = fetch(demo, f"{name}/run/tiles.json").json()
     west, south, east, north = document["bounds"]
     tile = mercantile.tile((west + east) / 2, (south + north) / 2, document["minzoom"])

@@ -66,7 +66,7 @@ async def ask(
     "host", ["tiles.example.org", "TILES.example.org:443", "a.b.example.net", "127.0.0.1"]
 )
 def test_an_allowed_host_is_answered(server: Server, host: str) -> None:
-    """SURFACE 4: names count without port and case; documents then name that host."""
+    """docs/settings.md: names count without port and case; documents then name that host."""
     document = server.get("/{city}/red/run/tiles.json", headers={"host": host}).json()
 
     assert document["tiles"][0].startswith(f"http://{host}/fc_")
@@ -75,7 +75,7 @@ def test_an_allowed_host_is_answered(server: Server, host: str) -> None:
 @pytest.mark.parametrize("path", ["/", "/healthz", "/{city}/hello", "/static/page.css", "/server/v1/x"])
 @pytest.mark.parametrize("host", ["localhost", "example.org", "example.net", "127.0.0.1.example.org", "a b"])
 def test_a_foreign_host_is_refused_everywhere(server: Server, path: str, host: str) -> None:
-    """SURFACE 4: 400 before anything else is looked at; the header is not repeated."""
+    """docs/settings.md: 400 before anything else is looked at; the header is not repeated."""
     response = server.get(path, headers={"host": host})
 
     assert response.status_code == 400
@@ -114,7 +114,7 @@ def test_a_request_without_a_host_is_refused(server: Server) -> None:
 async def test_which_origins_may_read(
     origins: tuple[str, ...], origin: str | None, allowed: str | None
 ) -> None:
-    """SURFACE 4, ``cors_origins``: never with credentials, and never another origin than the asking one."""
+    """``cors_origins``: never with credentials, and never another origin than the asking one."""
     response = await ask(headers={"origin": origin} if origin else {}, origins=origins)
 
     assert response.headers.get("access-control-allow-origin") == allowed
@@ -134,7 +134,7 @@ async def test_which_origins_may_read(
     ],
 )
 async def test_only_shared_addresses_are_for_other_origins(path: str, readable: bool) -> None:
-    """SURFACE 4: none elsewhere, preflight included."""
+    """docs/settings.md: none elsewhere, preflight included."""
     preflight = {"origin": "https://a.example", "access-control-request-method": "GET"}
     answers = [await ask(path=path), await ask(path=path, method="OPTIONS", headers=preflight)]
 
@@ -146,7 +146,7 @@ async def test_only_shared_addresses_are_for_other_origins(path: str, readable: 
     "header", ["Range", "If-Range", "If-None-Match", "If-Match", "Authorization", "X-Fused-Cache-Disable"]
 )
 def test_a_browser_may_send_the_headers_that_clients_send(server: Server, header: str) -> None:
-    """CONTRACT 3: a preflight request is answered without token or run, for GET and HEAD."""
+    """Contract, section 3: a preflight request is answered without token or run, for GET and HEAD."""
     asked = {
         "origin": "https://a.example",
         "access-control-request-method": "GET",
@@ -202,7 +202,7 @@ KINDS: dict[str, tuple[str, str, dict[str, str], int]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_answer_carries_the_common_headers(server: Server, kind: str) -> None:
-    """SURFACE 6; what makes an answer differ does not take them away."""
+    """docs/http.md; what makes an answer differ does not take them away."""
     method, path, headers, status = KINDS[kind]
     response = server.get(path, method, headers=headers)
 
@@ -220,7 +220,7 @@ def test_every_kind_of_answer_carries_the_common_headers(server: Server, kind: s
 
 @pytest.mark.parametrize("kind", ["data", "tile", "part", "not modified", "range", "failed UDF"])
 def test_whatever_a_udf_made_is_sandboxed(server: Server, kind: str) -> None:
-    """SURFACE 6: opened by itself, it shares no origin with our pages."""
+    """docs/http.md: opened by itself, it shares no origin with our pages."""
     method, path, headers, _ = KINDS[kind]
     policy = server.get(path, method, headers=headers).headers["content-security-policy"]
 
@@ -262,7 +262,7 @@ def timings(response: httpx.Response) -> dict[str, float]:
     ids=["run", "hit", "refused after access", "refused"],
 )
 def test_timings_name_the_stages_that_were_passed(server: Server, path: str, stages: list[str]) -> None:
-    """SURFACE 6: milliseconds, none longer than the whole."""
+    """docs/http.md: milliseconds, none longer than the whole."""
     found = timings(server.get(path))
 
     assert list(found) == stages
@@ -281,7 +281,7 @@ async def broken(scope: Scope, receive: Receive, send: Send) -> None:
 async def test_an_internal_error_tells_nothing(
     caplog: pytest.LogCaptureFixture, headers: dict[str, str]
 ) -> None:
-    """SURFACE 7: 500 with the common headers; the log has the rest, under the id that the caller got."""
+    """docs/http.md: 500 with the common headers; the log has the rest, under the id that the caller got."""
     response = await ask(broken, headers=headers)
 
     assert response.status_code == 500
@@ -387,7 +387,7 @@ VOLATILE |= {"content-security-policy"}  # on pages, with another nonce every ti
     "kind", [kind for kind in KINDS if KINDS[kind][0] == "GET" and kind not in {"static", "part", "range"}]
 )
 def test_head_has_the_headers_of_get(server: Server, kind: str, coding: str) -> None:
-    """SURFACE 5, on every kind of answer: the true length, and no body."""
+    """docs/http.md, on every kind of answer: the true length, and no body."""
     _, path, headers, status = KINDS[kind]
     url = f"{server.url}{path.replace('{city}', server.tokens['city'])}"
     with httpx.Client(headers={**headers, "accept-encoding": coding}, timeout=30) as client:
@@ -432,7 +432,7 @@ def test_a_part_of_another_version_is_not_given(server: Server) -> None:
 
 
 def test_a_compressed_answer_has_parts_of_the_plain_one(server: Server) -> None:
-    """SURFACE 6: a part is never content-encoded, also where the client would take that."""
+    """docs/http.md: a part is never content-encoded, also where the client would take that."""
     plain = server.get("/{city}/hello", headers={"accept-encoding": "identity"})
     part = server.get("/{city}/hello", headers={"accept-encoding": "gzip", "range": "bytes=2-20"})
 

@@ -104,7 +104,7 @@ async def test_a_refused_option_is_the_requests_fault(workspace: Path) -> None:
     ("name", "says"), [("die", "exited with status 3"), ("crash", "killed by SIGSEGV")], ids=["exit", "crash"]
 )
 async def test_a_worker_that_dies_fails_its_own_run_only(workspace: Path, name: str, says: str) -> None:
-    """SURFACE 8.1: the reason is told, others don't notice, the worker is replaced."""
+    """docs/design.md: the reason is told, others don't notice, the worker is replaced."""
     async with pool(workspace) as running:
         failing = asyncio.ensure_future(run(running, workspace, f"one/{name}"))
         others = [run(running, workspace, "one/echo", n=n) for n in range(5)]
@@ -126,7 +126,7 @@ async def test_what_a_dead_worker_printed_is_kept(workspace: Path) -> None:
 
 
 async def test_a_run_beyond_its_limit_is_killed(workspace: Path) -> None:
-    """SURFACE 8.1: its worker is gone, its output kept, the next run is answered."""
+    """docs/design.md: its worker is gone, its output kept, the next run is answered."""
     async with pool(workspace, workers=1) as running:
         pid = int((await run(running, workspace, "one/pid")).body)
         with pytest.raises(UdfTimeout, match=r"longer than its limit of 0\.3 s") as failure:
@@ -158,7 +158,7 @@ async def test_an_edit_is_run_by_the_same_worker(workspace: Path) -> None:
 
 
 async def test_a_flood_of_output_is_cut_in_the_middle(workspace: Path) -> None:
-    """SURFACE 4, ``log_limit``: its beginning and end are kept."""
+    """docs/settings.md, ``log_limit``: its beginning and end are kept."""
     async with pool(workspace, log_limit=100_000) as running:
         output = (await run(running, workspace, "one/flood")).meta["stdout"]
 
@@ -175,14 +175,14 @@ async def test_output_below_python_is_kept_too(workspace: Path) -> None:
 
 
 async def test_a_result_over_the_limit_is_refused_in_the_worker(workspace: Path) -> None:
-    """SURFACE 4, ``output_limit``; the message names it."""
+    """docs/settings.md, ``output_limit``; the message names it."""
     async with pool(workspace, output_limit=100_000) as running:
         with pytest.raises(UdfError, match="output_limit"):
             await run(running, workspace, "one/big")
 
 
 async def test_runs_beyond_the_queue_are_refused_at_once(workspace: Path) -> None:
-    """SURFACE 4, ``queue_limit``: 503, never 422."""
+    """docs/settings.md, ``queue_limit``: 503, never 422."""
     async with pool(workspace, workers=1, queue_limit=2) as running:
         tasks = [asyncio.ensure_future(run(running, workspace, "one/sleep", s=0.5)) for _ in range(6)]
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -193,7 +193,7 @@ async def test_runs_beyond_the_queue_are_refused_at_once(workspace: Path) -> Non
 
 
 async def test_a_wait_beyond_its_limit_is_refused(workspace: Path) -> None:
-    """SURFACE 4, ``queue_time_limit``."""
+    """docs/settings.md, ``queue_time_limit``."""
     async with pool(workspace, workers=1) as running:
         first = asyncio.ensure_future(run(running, workspace, "one/sleep", s=1))
         while not running.stats()["busy"]:

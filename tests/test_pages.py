@@ -148,7 +148,7 @@ def test_what_a_request_says_comes_back_as_json(server: Server, path: str) -> No
 
 @pytest.mark.parametrize("path", ["/", "/{town}", "/{town}/roads/map"])
 def test_only_scripts_with_the_nonce_run(server: Server, path: str) -> None:
-    """SURFACE 6: another nonce for every answer, never 'self'; nothing is allowed that isn't named."""
+    """docs/http.md: another nonce for every answer, never 'self'; nothing is allowed that isn't named."""
     policies, pages_ = [], []
     for _ in range(2):
         response = browse(server, path)
@@ -234,7 +234,7 @@ def test_the_home_page_names_no_token(server: Server) -> None:
 
 
 def test_the_home_page_of_the_demo_leads_into_it(demo: Server) -> None:
-    """SURFACE 1: its token is no secret."""
+    """README.md: its token is no secret."""
     (link,) = Page(browse(demo, "/").text).all("a")
 
     assert link["href"] == "/fc_demo"

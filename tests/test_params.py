@@ -32,7 +32,7 @@ def call(query: str = "", address: Address = Address(), **options: Any) -> Call:
 
 
 def test_parameters_of_the_udf_are_arguments_and_others_are_ignored() -> None:
-    """CONTRACT 4.3.1."""
+    """Contract, section 4.3.1."""
     assert call("n=5&m=6&utm_source=x").arguments == {"n": "5"}
 
 
@@ -46,7 +46,7 @@ def test_a_posted_none_is_an_argument() -> None:
 
 
 def test_a_udf_with_kwargs_gets_the_others_as_strings() -> None:
-    """CONTRACT 4.3.1; reserved names and render options stay out."""
+    """Contract, section 4.3.1; reserved names and render options stay out."""
     found = call("n=5&m=6&format=json&_x=1&colormap=viridis", parameters="n, **kwargs")
 
     assert found.arguments == {"n": "5", "m": "6"}
@@ -83,12 +83,12 @@ def test_a_single_format_is_one_call_whoever_asks() -> None:
 
 
 def test_a_repeated_key_is_a_list() -> None:
-    """CONTRACT 4.3.3."""
+    """Contract, section 4.3.3."""
     assert call("n=1&n=2").arguments == {"n": ["1", "2"]}
 
 
 def test_a_tile_overrides_what_the_query_says_of_it() -> None:
-    """CONTRACT 5.1: such parameters don't even count for the cache."""
+    """Contract, section 5.1: such parameters don't even count for the cache."""
     found = call("bounds=[1,2,3,4]&n=2", TILE, parameters="bounds=None, n=1")
 
     assert found.arguments == {"n": "2"}
@@ -110,12 +110,12 @@ def test_a_tile_overrides_what_the_query_says_of_it() -> None:
     ],
 )
 def test_the_first_source_of_formats_wins(query: str, extension: str | None, formats: Sequence[str]) -> None:
-    """CONTRACT 7.3.1: extension, ``format``, the empty name, the legacy pair."""
+    """Contract, section 7.3.1: extension, ``format``, the empty name, the legacy pair."""
     assert call(query, Address(extension=extension)).formats == formats
 
 
 def test_an_unknown_format_names_the_known_ones() -> None:
-    """CONTRACT 3: 422 with a list."""
+    """Contract, section 3: 422 with a list."""
     with pytest.raises(UnknownFormat, match=r"'docx'; known: parquet, geojson"):
         call("format=docx")
 
@@ -135,12 +135,12 @@ def test_an_unknown_format_names_the_known_ones() -> None:
 def test_the_age_of_the_caller_beats_the_settings_beat_the_decorator(
     query: str, settings: dict[str, Any], decorator: str, age: int
 ) -> None:
-    """CONTRACT 8, precedence; SURFACE 2."""
+    """Contract, section 8, precedence; docs/workspace.md."""
     assert call(query, decorator=decorator, **settings).max_age == age
 
 
 def test_noise_of_the_client_does_not_change_the_key() -> None:
-    """CONTRACT 4.1: calls that differ in reserved names only share one entry, in any order."""
+    """Contract, section 4.1: calls that differ in reserved names only share one entry, in any order."""
     plain = call("n=1&m=2", parameters="n, m")
     noisy = call(
         "profile=False&m=2&_stream_logs=false&n=1&fused_cache_disable_stream=true&cache_max_age=9",
@@ -152,12 +152,12 @@ def test_noise_of_the_client_does_not_change_the_key() -> None:
 
 @pytest.mark.parametrize("query", ["n=2", "format=csv", "rescale=0,1", "colormap=viridis", "size=512"])
 def test_what_changes_the_answer_changes_the_key(query: str) -> None:
-    """CONTRACT 8: arguments, formats and rendering are in the key."""
+    """Contract, section 8: arguments, formats and rendering are in the key."""
     assert call(query).cache_key() != call("").cache_key()
 
 
 def test_each_tile_and_revision_has_its_own_key() -> None:
-    """CONTRACT 8."""
+    """Contract, section 8."""
     other = Udf("c", "u", "r2", udf().signature, UdfSettings(), "u", "", {})
     keys = {
         call("").cache_key(),
@@ -170,7 +170,7 @@ def test_each_tile_and_revision_has_its_own_key() -> None:
 
 
 def test_render_options_are_the_udfs_own_where_it_declares_them() -> None:
-    """SURFACE 5: ``colormap`` is an argument of a UDF that has such a parameter."""
+    """docs/http.md: ``colormap`` is an argument of a UDF that has such a parameter."""
     found = call("colormap=reds&rescale=0,10&rescale=5,6", parameters="colormap: str = ''")
 
     assert found.arguments == {"colormap": "reds"}
@@ -195,19 +195,19 @@ def test_render_options_are_the_udfs_own_where_it_declares_them() -> None:
     ],
 )
 def test_a_malformed_option_says_what_it_takes(query: str, says: str) -> None:
-    """SURFACE 7: 422, and nothing has run."""
+    """docs/http.md: 422, and nothing has run."""
     with pytest.raises(BadRequest, match=says):
         call(query)
 
 
 def test_a_scale_beyond_the_pixel_limit_names_the_limit() -> None:
-    """SURFACE 4, ``max_tile_pixels``."""
+    """docs/settings.md, ``max_tile_pixels``."""
     with pytest.raises(BadRequest, match="limit of 4096"):
         call("size=2048", Address(tile=TILE.tile, scale=4))
 
 
 def test_a_udf_of_mode_single_has_no_tiles() -> None:
-    """SURFACE 2: 422 that names the mode."""
+    """docs/workspace.md: 422 that names the mode."""
     with pytest.raises(BadRequest, match="mode = single"):
         call("", TILE, mode="single")
 
@@ -219,7 +219,7 @@ def test_a_query_that_is_not_utf8_is_refused() -> None:
 
 
 def test_too_many_parameters_are_refused() -> None:
-    """SURFACE: thousands of parameters."""
+    """Thousands of parameters are refused before they are read."""
     with pytest.raises(BadRequest, match="more than 2000"):
         parse_query(b"&".join([b"a=1"] * 3000))
 

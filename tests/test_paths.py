@@ -28,12 +28,12 @@ HEX = "0123456789abcdef" * 4
     ],
 )
 def test_a_path_is_a_share_a_name_and_a_rest(path: str, expected: Reading) -> None:
-    """CONTRACT 2 and SURFACE 5: after a canvas token comes the UDF's name, whatever it is called."""
+    """Contract, section 2: after a canvas token comes the UDF's name, whatever it is called."""
     assert readings(path.split("/"))[0] == expected
 
 
 def test_a_token_is_tried_before_a_team_and_the_joined_form() -> None:
-    """SURFACE 5: an exact token, then team/name, then the joined form."""
+    """docs/http.md: an exact token, then team/name, then the joined form."""
     assert readings(["fc_a1", "city", "roads", "run"]) == [
         Reading("fc_a1", "city", ("roads", "run")),
         Reading("fc_a1/city", "roads", ("run",), "canvas"),

@@ -56,7 +56,7 @@ def picture(response: httpx.Response) -> np.ndarray[tuple[int, ...], np.dtype[np
 @pytest.mark.parametrize("path", ["hello", "hello/run", "hello/run/file", "hello.json", "hello?format=json"])
 @pytest.mark.parametrize("root", ["", "/server/v1/realtime-shared"])
 def test_a_single_run_has_many_addresses(server: Server, root: str, path: str) -> None:
-    """CONTRACT 1 and 3: the same answer at each, with the exact media type."""
+    """Contract, section 1 and 3: the same answer at each, with the exact media type."""
     response = server.get(f"{root}/{{city}}/{path}")
 
     assert response.status_code == 200
@@ -65,12 +65,12 @@ def test_a_single_run_has_many_addresses(server: Server, root: str, path: str) -
 
 
 def test_parameters_are_typed_and_unknown_ones_ignored(server: Server) -> None:
-    """CONTRACT 4.3."""
+    """Contract, section 4.3."""
     assert server.get("/{city}/hello?n=5&name=a+b&x=1").json() == {"hello": "a b", "n": 5}
 
 
 def test_what_was_printed_is_in_the_metadata_of_hits_too(server: Server) -> None:
-    """CONTRACT 8: a stored answer replays its log, and says that it is stored."""
+    """Contract, section 8: a stored answer replays its log, and says that it is stored."""
     first, second = (server.get("/{city}/hello?name=log") for _ in range(2))
 
     assert json.loads(first.headers["x-fused-metadata"])["stdout"] == "greeting log\n"
@@ -81,7 +81,7 @@ def test_what_was_printed_is_in_the_metadata_of_hits_too(server: Server) -> None
 
 
 def test_a_browser_gets_a_page_and_a_program_data(server: Server) -> None:
-    """CONTRACT 7.3.5: by the Accept header, when no format is asked for."""
+    """Contract, section 7.3.5: by the Accept header, when no format is asked for."""
     page = server.get("/{city}/hello", headers={"accept": "text/html,*/*"})
 
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -90,7 +90,7 @@ def test_a_browser_gets_a_page_and_a_program_data(server: Server) -> None:
 
 @pytest.mark.parametrize("tail", ["", ".png", "?format=png", "?=png", "@1x.png"])
 def test_a_tile_is_a_picture(server: Server, tail: str) -> None:
-    """CONTRACT 3, 4.1: format by default, by extension, by name and by the empty name."""
+    """Contract, section 3, 4.1: format by default, by extension, by name and by the empty name."""
     response = server.get(f"/{{city}}/red/run/tiles/3/4/2{tail}")
 
     assert response.headers["content-type"] == "image/png"
@@ -99,12 +99,12 @@ def test_a_tile_is_a_picture(server: Server, tail: str) -> None:
 
 
 def test_twice_the_scale_is_twice_the_pixels(server: Server) -> None:
-    """SURFACE 5, ``@2x``."""
+    """docs/http.md, ``@2x``."""
     assert picture(server.get("/{city}/red/run/tiles/3/4/2@2x.png")).shape == (512, 512, 4)
 
 
 def test_a_canvas_lists_its_udfs(server: Server) -> None:
-    """SURFACE 5: as JSON, or as a page for a browser."""
+    """docs/http.md: as JSON, or as a page for a browser."""
     listed = server.get("/{city}").json()
 
     assert {row["name"] for row in listed["udfs"]} >= {"hello", "red"}
@@ -112,7 +112,7 @@ def test_a_canvas_lists_its_udfs(server: Server) -> None:
 
 
 def test_a_token_of_one_udf_needs_no_name(server: Server) -> None:
-    """CONTRACT 2, ``fsh_``."""
+    """Contract, section 2, ``fsh_``."""
     token = server.access.create_shared_token("city", "hello").token
 
     assert server.get(f"/{token}").json() == {"hello": "world", "n": 1}
@@ -121,14 +121,14 @@ def test_a_token_of_one_udf_needs_no_name(server: Server) -> None:
 
 
 def test_none_is_an_empty_body(server: Server) -> None:
-    """CONTRACT 11."""
+    """Contract, section 11."""
     response = server.get("/{city}/nothing?format=npy,tiff,parquet,json")
 
     assert (response.status_code, response.content) == (200, b"")
 
 
 def test_a_response_keeps_its_status_and_its_own_headers(server: Server) -> None:
-    """SURFACE 6: body, status, Content-Disposition and x- headers; never a cookie, never stored."""
+    """docs/http.md: body, status, Content-Disposition and x- headers; never a cookie, never stored."""
     response = server.get("/{city}/teapot")
 
     assert (response.status_code, response.text) == (418, "short")
@@ -170,7 +170,7 @@ def test_a_response_keeps_its_status_and_its_own_headers(server: Server) -> None
     ],
 )
 def test_a_bad_request_says_what_is_wrong(server: Server, path: str, status: int, says: str) -> None:
-    """CONTRACT 11, SURFACE 7: a message, x-fused-error and no metadata; never stored."""
+    """Contract, section 11, docs/http.md: a message, x-fused-error and no metadata; never stored."""
     response = server.get(path)
 
     assert response.status_code == status
@@ -194,7 +194,7 @@ def test_a_bad_request_says_what_is_wrong(server: Server, path: str, status: int
 def test_a_failing_udf_carries_metadata(
     server: Server, path: str, message: str, line: int | None, kind: str | None
 ) -> None:
-    """CONTRACT 11: 422, metadata and no x-fused-error; the line is the UDF's own."""
+    """Contract, section 11: 422, metadata and no x-fused-error; the line is the UDF's own."""
     response = server.get(f"/{{city}}/{path}")
     metadata = json.loads(response.headers["x-fused-metadata"])
 
@@ -209,7 +209,7 @@ def test_a_failing_udf_carries_metadata(
 
 
 def test_only_who_may_read_the_code_gets_the_traceback(server: Server) -> None:
-    """SURFACE 7: others get message, class and line, and what was printed."""
+    """docs/http.md: others get message, class and line, and what was printed."""
     shown = server.get("/{city}/boom")
     token = server.access.create_shared_token("city", "boom").token
     hidden = server.get(f"/{token}")
@@ -222,7 +222,7 @@ def test_only_who_may_read_the_code_gets_the_traceback(server: Server) -> None:
 
 
 def test_paths_of_the_machine_are_not_told(server: Server) -> None:
-    """SURFACE 7: canvas-relative ones instead."""
+    """docs/http.md: canvas-relative ones instead."""
     response = server.get("/{city}/path")
 
     assert "missing.csv" in response.text
@@ -231,7 +231,7 @@ def test_paths_of_the_machine_are_not_told(server: Server) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 def test_other_methods_are_not_allowed(server: Server, method: str) -> None:
-    """SURFACE 5: 405 with Allow."""
+    """docs/http.md: 405 with Allow."""
     response = server.get("/{city}/hello", method)
 
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
@@ -244,7 +244,7 @@ def test_other_methods_are_not_allowed(server: Server, method: str) -> None:
     "path", ["/{city}/hello", "/{city}/boom", "/fc_unknown/x", "/healthz", "/{city}/red/map"]
 )
 def test_every_answer_carries_the_common_headers(server: Server, path: str) -> None:
-    """SURFACE 6: CORS and safety headers on errors too."""
+    """docs/http.md: CORS and safety headers on errors too."""
     headers = server.get(path).headers
 
     assert headers["x-content-type-options"] == "nosniff"
@@ -258,7 +258,7 @@ def test_every_answer_carries_the_common_headers(server: Server, path: str) -> N
 
 
 def test_stages_of_a_run_are_timed(server: Server) -> None:
-    """SURFACE 6, Server-Timing."""
+    """docs/http.md, Server-Timing."""
     timing = server.get("/{city}/hello?cache_max_age=0").headers["server-timing"]
 
     assert [part.partition(";")[0].strip() for part in timing.split(",")] == [
@@ -272,14 +272,14 @@ def test_stages_of_a_run_are_timed(server: Server) -> None:
 
 
 def test_udf_output_can_not_script_our_pages(server: Server) -> None:
-    """SURFACE 6: every UDF answer is sandboxed, whatever its type; failures too."""
+    """docs/http.md: every UDF answer is sandboxed, whatever its type; failures too."""
     for path in ("/{city}/hello.html", "/{city}/hello", "/{city}/boom"):
         policy = server.get(path).headers["content-security-policy"]
         assert policy == "sandbox allow-scripts allow-forms allow-popups allow-downloads"
 
 
 def test_a_preflight_request_is_answered(server: Server) -> None:
-    """CONTRACT 3: browsers ask before they send Range or Authorization."""
+    """Contract, section 3: browsers ask before they send Range or Authorization."""
     headers = {"origin": "https://example.org", "access-control-request-method": "GET"}
     response = server.get("/{city}/hello", "OPTIONS", headers=headers)
 
@@ -288,7 +288,7 @@ def test_a_preflight_request_is_answered(server: Server) -> None:
 
 
 def test_a_foreign_host_is_refused(server: Server) -> None:
-    """SURFACE 4, ``allowed_hosts``: 400."""
+    """docs/settings.md, ``allowed_hosts``: 400."""
     response = server.get("/{city}/hello", headers={"host": "evil.example"})
 
     assert response.status_code == 400
@@ -296,7 +296,7 @@ def test_a_foreign_host_is_refused(server: Server) -> None:
 
 
 def test_head_is_get_without_the_body(server: Server) -> None:
-    """CONTRACT 3: the same headers, the true length."""
+    """Contract, section 3: the same headers, the true length."""
     get, head = (server.get("/{city}/red/run/tiles/3/1/1.png", method) for method in ("GET", "HEAD"))
 
     assert (head.status_code, head.content) == (200, b"")
@@ -312,7 +312,7 @@ def test_an_answer_that_is_no_success_is_always_sent(server: Server) -> None:
 
 
 def test_an_answer_that_is_known_is_not_sent_again(server: Server) -> None:
-    """SURFACE 6: If-None-Match gives 304 with the same validator."""
+    """docs/http.md: If-None-Match gives 304 with the same validator."""
     first = server.get("/{city}/red/run/tiles/3/1/2.png")
     again = server.get("/{city}/red/run/tiles/3/1/2.png", headers={"if-none-match": first.headers["etag"]})
     other = server.get("/{city}/red/run/tiles/3/1/2.png", headers={"if-none-match": '"other"'})
@@ -337,7 +337,7 @@ def test_an_answer_that_is_known_is_not_sent_again(server: Server) -> None:
 def test_a_range_is_cut_from_the_same_bytes(
     server: Server, asked: str, status: int, part: slice | None
 ) -> None:
-    """SURFACE 5; never content-encoded."""
+    """docs/http.md; never content-encoded."""
     whole = server.get("/{city}/red/run/tiles/3/1/3.png").content
     response = server.get("/{city}/red/run/tiles/3/1/3.png", headers={"range": asked})
 
@@ -350,12 +350,12 @@ def test_a_range_is_cut_from_the_same_bytes(
     ("query", "expected"), [("", "public, max-age=300"), ("?cache_max_age=0", "no-store")]
 )
 def test_how_long_an_answer_may_be_kept(server: Server, query: str, expected: str) -> None:
-    """SURFACE 6, Cache-Control."""
+    """docs/http.md, Cache-Control."""
     assert server.get(f"/{{city}}/hello{query}").headers["cache-control"] == expected
 
 
 def test_a_url_with_the_revision_may_be_kept_for_good(server: Server) -> None:
-    """SURFACE 6: TileJSON hands out such URLs."""
+    """docs/http.md: TileJSON hands out such URLs."""
     tiles = server.get("/{city}/red/run/tiles.json").json()["tiles"][0]
     response = httpx.get(tiles.format(z=0, x=0, y=0))
 
@@ -364,7 +364,7 @@ def test_a_url_with_the_revision_may_be_kept_for_good(server: Server) -> None:
 
 
 def test_text_is_compressed_for_who_asks(server: Server) -> None:
-    """SURFACE 6: gzip, zstd where asked; each with a validator of its own; pictures never."""
+    """docs/http.md: gzip, zstd where asked; each with a validator of its own; pictures never."""
     server.write({"city/long.py": "import fused\n@fused.udf\ndef udf():\n    return ['word'] * 1000\n"})
     plain, packed = (
         server.get("/{city}/long", headers={"accept-encoding": coding}) for coding in ("identity", "gzip")
@@ -391,7 +391,7 @@ def test_the_same_tile_again_does_not_reach_a_worker(server: Server) -> None:
 
 
 def test_age_zero_always_runs(server: Server) -> None:
-    """CONTRACT 8: neither read nor stored."""
+    """Contract, section 8: neither read nor stored."""
     first, second = (server.get("/{city}/count?s=0&cache_max_age=0") for _ in range(2))
 
     assert first.text != second.text
@@ -399,7 +399,7 @@ def test_age_zero_always_runs(server: Server) -> None:
 
 @pytest.mark.anyio
 async def test_ten_identical_requests_are_one_run(server: Server) -> None:
-    """SURFACE 8.3."""
+    """docs/design.md."""
     url = f"{server.url}/{server.tokens['city']}/count?s=0.4"
     async with httpx.AsyncClient(timeout=30) as client:
         responses = await asyncio.gather(*[client.get(url) for _ in range(10)])
@@ -409,7 +409,7 @@ async def test_ten_identical_requests_are_one_run(server: Server) -> None:
 
 
 def test_an_answer_that_depends_on_its_caller_is_not_stored(server: Server) -> None:
-    """SURFACE 7: private, and made for each."""
+    """docs/http.md: private, and made for each."""
     response = server.get("/{city}/caller")
 
     assert response.headers["cache-control"] == "private, no-store"
@@ -430,7 +430,7 @@ def test_a_restart_keeps_what_was_stored(tmp_path: Path) -> None:
 
 
 def test_a_revoked_token_gets_no_stored_tile(server: Server) -> None:
-    """SURFACE 8.5: from the next request on, also when another process revoked it."""
+    """docs/design.md: from the next request on, also when another process revoked it."""
     access = server.access
     token = access.create_shared_token("city", "red").token
     tile = f"/{token}/run/tiles/2/1/1.png"
@@ -442,7 +442,7 @@ def test_a_revoked_token_gets_no_stored_tile(server: Server) -> None:
 
 
 def test_a_passcode_is_asked_for(serve: Callable[..., Server]) -> None:
-    """CONTRACT 6: 401 without it or with another; answers are private."""
+    """Contract, section 6: 401 without it or with another; answers are private."""
     server = serve({"city/hello.py": FILES["city/hello.py"]})
     server.access.share("city", passcode="open sesame")
 
@@ -458,7 +458,7 @@ def test_a_passcode_is_asked_for(serve: Callable[..., Server]) -> None:
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "Fused-Service-Token"])
 def test_a_team_canvas_wants_an_access_token(serve: Callable[..., Server], scheme: str) -> None:
-    """CONTRACT 6: 401 without, 403 with one for another canvas."""
+    """Contract, section 6: 401 without, 403 with one for another canvas."""
     server = serve({"city/hello.py": FILES["city/hello.py"]})
     access = server.access
     access.share("city", team=True)
@@ -479,7 +479,7 @@ def test_a_team_canvas_wants_an_access_token(serve: Callable[..., Server], schem
 
 
 def test_a_public_canvas_ignores_an_authorization_header(server: Server) -> None:
-    """CONTRACT 6: the client sends one whenever it has one."""
+    """Contract, section 6: the client sends one whenever it has one."""
     assert server.get("/{city}/hello", headers={"authorization": "Bearer whatever"}).status_code == 200
 
 
@@ -499,7 +499,7 @@ def test_an_edit_changes_the_next_tile(serve: Callable[..., Server]) -> None:
 
 
 def test_ready_means_able_to_run(server: Server) -> None:
-    """SURFACE 5."""
+    """docs/http.md."""
     assert server.get("/healthz").json() == {"status": "ok"}
     ready = server.get("/readyz").json()
     assert ready["status"] == "ready"
@@ -507,7 +507,7 @@ def test_ready_means_able_to_run(server: Server) -> None:
 
 
 def test_sigterm_ends_with_status_zero_and_finishes_what_runs(serve: Callable[..., Server]) -> None:
-    """SURFACE 8.7."""
+    """docs/design.md."""
     server = serve({"city/count.py": FILES["city/count.py"]})
     with httpx.stream("GET", f"{server.url}/{server.tokens['city']}/count?s=0") as warm:
         warm.read()

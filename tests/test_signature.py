@@ -13,7 +13,7 @@ def udf(parameters: str, decorator: str = "@fused.udf", body: str = "pass") -> s
 
 @pytest.mark.parametrize("decorator", ["@fused.udf", "@fused.udf(name='a')", "@udf", "@udf()"])
 def test_four_spellings_of_the_decorator_mark_a_udf(decorator: str) -> None:
-    """CONTRACT 13: the recognised spellings."""
+    """Contract, section 13: the recognised spellings."""
     assert read(udf("n: int = 3", decorator)).entry == "udf"
 
 
@@ -46,7 +46,7 @@ def test_parameters_keep_annotation_default_and_kind() -> None:
     ids=["the only one", "the one called udf", "the one named", "asynchronous"],
 )
 def test_the_entry_point_is_found(source: str, entry: str | None, expected: str) -> None:
-    """CONTRACT 13: the single decorated function, else the one called ``udf``."""
+    """Contract, section 13: the single decorated function, else the one called ``udf``."""
     assert read(source, entry).entry == expected
 
 
@@ -69,7 +69,7 @@ def test_a_syntax_error_has_its_line() -> None:
     [("@fused.udf(cache_max_age='1h')", 3600), ("@fused.udf(cache_max_age=0)", 0), ("@fused.udf", None)],
 )
 def test_the_decorator_says_how_long_results_last(decorator: str, age: int | None) -> None:
-    """CONTRACT 8: the grammar of ages; none stated is none."""
+    """Contract, section 8: the grammar of ages; none stated is none."""
     assert read(udf("", decorator)).max_age == age
 
 
@@ -125,12 +125,12 @@ def test_a_docstring_has_whole_characters() -> None:
     ],
 )
 def test_which_parameter_a_tile_fills(parameters: str, filled: str | None) -> None:
-    """CONTRACT 5.1: ``bounds``, ``bbox``, else the first positional one that could hold a tile."""
+    """Contract, section 5.1: ``bounds``, ``bbox``, else the first positional one that could hold a tile."""
     assert read(udf(parameters)).tile_parameter == filled
 
 
 def test_x_y_and_z_are_filled_too() -> None:
-    """CONTRACT 5.1: declared integers of the tile's address."""
+    """Contract, section 5.1: declared integers of the tile's address."""
     signature = read(udf("x: int, y: int, z: int, n: int = 0"))
 
     assert signature.takes_tile

@@ -124,7 +124,7 @@ def _secret_requests(access: Access) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def test_the_log_has_no_secret(logged: str) -> None:
-    """SURFACE 7: no token, passcode, session or query, in any line; and no second log beside ours."""
+    """docs/http.md: no token, passcode, session or query, in any line; and no second log beside ours."""
     assert [secret for secret in SECRETS if secret in logged] == []
     assert len(requests(logged)) == 10
     events = {json.loads(line)["event"].partition(":")[0] for line in logged.splitlines()}
@@ -132,7 +132,7 @@ def test_the_log_has_no_secret(logged: str) -> None:
 
 
 def test_a_line_names_canvas_udf_and_outcome(logged: str) -> None:
-    """SURFACE 6: what an operator needs to know of a request."""
+    """docs/http.md: what an operator needs to know of a request."""
     facts = [
         {key: line.get(key) for key in ("route", "canvas", "udf", "tile", "status", "cache")}
         for line in requests(logged)

@@ -24,7 +24,7 @@ from tileserver.errors import InvalidTile
 def test_the_last_segment_may_have_a_scale_and_an_extension(
     last: str, scale: int, extension: str | None
 ) -> None:
-    """SURFACE 5: ``{y}[@2x][.ext]``."""
+    """docs/http.md: ``{y}[@2x][.ext]``."""
     found = tiles.parse("3", "4", last)
 
     assert found == (mercantile.Tile(x=4, y=2, z=3), scale, extension)
@@ -46,7 +46,7 @@ def test_the_last_segment_may_have_a_scale_and_an_extension(
     ids=lambda value: value[:12],
 )
 def test_an_address_that_is_no_tile_says_what_one_is(z: str, x: str, last: str, says: str) -> None:
-    """SURFACE 7: malformed numbers and tiles outside the matrix name the valid range."""
+    """docs/http.md: malformed numbers and tiles outside the matrix name the valid range."""
     with pytest.raises(InvalidTile, match=says):
         tiles.parse(z, x, last)
 

@@ -12,7 +12,7 @@ from tileserver.units import parse_duration, parse_size
     [("30s", 30), ("5m", 300), ("12H", 43200), (" 90d ", 7776000), ("0", 0), ("45", 45), (45, 45)],
 )
 def test_a_duration_is_digits_and_a_unit(text: str | int, seconds: int) -> None:
-    """CONTRACT 8: s, m, h and d in any case, trimmed; bare digits are seconds."""
+    """Contract, section 8: s, m, h and d in any case, trimmed; bare digits are seconds."""
     assert parse_duration(text) == seconds
 
 
