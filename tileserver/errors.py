@@ -41,7 +41,14 @@ class ConfigurationError(TileServerError):
 
 
 class Unauthorized(TileServerError):
+    """``scheme`` is that of the ``Authorization`` header which is missing or wrong."""
+
     status = 401
+    scheme = "Bearer"
+
+    def __init__(self, message: str, *, scheme: str = "Bearer") -> None:
+        super().__init__(message)
+        self.scheme = scheme
 
 
 class Forbidden(TileServerError):

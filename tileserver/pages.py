@@ -80,6 +80,20 @@ _WITHOUT_MAP: Final = """<main><h1>No map here</h1>
 as ever; install it again without that variable to have the map.</p></main>"""
 
 
+def locked_page(scheme: str, nonce: str) -> str:
+    """The shell of a page of a canvas that is not public, without anything of that: it asks for what an
+    ``Authorization`` header of this scheme takes, and becomes the page."""
+    asked = "Access token" if scheme == "Bearer" else "Passcode"
+    field = '<input name="secret" type="password" autocomplete="off" required autofocus>'
+    body = f"""
+<main><h1>This canvas is not public</h1>
+<form id="lock"><label>{asked} {field}</label> <button>Open</button></form>
+<p id="message" role="alert"></p></main>
+<script type="application/json" id="data">{_embedded({"scheme": scheme})}</script>
+<script nonce="{nonce}" type="module" src="{_static("lock.js")}"></script>"""
+    return _page("This canvas is not public", body)
+
+
 def broken_page(name: str, reason: str) -> str:
     """In the place of the map of a UDF that can't be served."""
     return _page(

@@ -21,7 +21,15 @@ from starlette.types import Receive, Scope, Send
 
 from tileserver import documents, layers, openapi, pages, pipeline, responses
 from tileserver.access import Grant
-from tileserver.errors import BadRequest, InvalidTile, NotFound, TileServerError, UdfError, UnknownUdf
+from tileserver.errors import (
+    BadRequest,
+    InvalidTile,
+    NotFound,
+    TileServerError,
+    UdfError,
+    Unauthorized,
+    UnknownUdf,
+)
 from tileserver.params import Address, Call, Caller, QueryItems, is_reserved
 from tileserver.paths import Reading, readings
 from tileserver.pipeline import Services, Target
@@ -56,15 +64,29 @@ async def _answer(request: Request, services: Services) -> Response:
     started = time.perf_counter()
     try:
         reading, grant = await pipeline.admit(candidates, credentials_of(request), services)
-    except TileServerError:
+    except TileServerError as error:
         with suppress(NotFound, BadRequest):
             facts["route"] = _resource(candidates[0])[0] if candidates else "other"
+        if isinstance(error, Unauthorized) and _is_page(request, facts.get("route")):
+            nonce = pages.new_nonce()
+            page = pages.locked_page(error.scheme, nonce)
+            return HTMLResponse(page, error.status, headers=pages.headers(nonce))
         raise
     facts["timings"]["access"] = 1000 * (time.perf_counter() - started)
     facts["canvas"] = grant.canvas
     request.state.grant = grant
     facts["route"], resource, address = _resource(reading)
     return await resource(request, Target(reading.share, reading.name, address), grant, services)
+
+
+def _is_page(request: Request, route: str | None) -> bool:
+    """Whether somebody looks at one of our pages without having shown anything yet."""
+    shown = "authorization" in request.headers or SESSION in request.query_params
+    return route in {"map", "canvas"} and _wants_page(request) and not shown
+
+
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
 
 
 def _resource(reading: Reading) -> tuple[str, Resource, Address]:
@@ -95,7 +117,7 @@ def _resource(reading: Reading) -> tuple[str, Resource, Address]:
 
 async def run(request: Request, target: Target, grant: Grant, services: Services) -> Response:
     """A single run or a tile."""
-    if target.address.tile is None and "text/html" in request.headers.get("accept", ""):
+    if target.address.tile is None and _wants_page(request):
         target = replace(target, address=replace(target.address, page=True))
     call = await _resolved(request, target, grant, services)
     answer = await pipeline.answer(call, services, leaving(request))
@@ -146,7 +168,7 @@ async def canvas(request: Request, target: Target, grant: Grant, services: Servi
     """The UDFs that a token reaches."""
     found = await services.catalog.canvas(grant.canvas)
     udfs = [udf for name, udf in sorted(found.udfs.items()) if grant.reaches(name)]
-    if "text/html" in request.headers.get("accept", ""):
+    if _wants_page(request):
         broken = {
             name: services.redact(str(problem))
             for name, problem in sorted(found.broken.items())

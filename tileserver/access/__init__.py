@@ -198,11 +198,14 @@ class Access(Store):
     def _check_passcode(self, row: sqlite3.Row, credentials: Credentials) -> None:
         given = credentials.of_scheme(_PASSCODE_SCHEME)
         if not given:
-            raise Unauthorized("this canvas needs the header Authorization: fused-canvas-passcode <passcode>")
+            raise Unauthorized(
+                "this canvas needs the header Authorization: fused-canvas-passcode <passcode>",
+                scheme=_PASSCODE_SCHEME,
+            )
         self._attempts.check(row["canvas"], credentials.address)
         if not hmac.compare_digest(self._passcode_hash(row["passcode_salt"], given), row["passcode_hash"]):
             self._attempts.add(row["canvas"], credentials.address)
-            raise Unauthorized("wrong passcode")
+            raise Unauthorized("wrong passcode", scheme=_PASSCODE_SCHEME)
 
     # -- sessions
 

@@ -12,6 +12,11 @@ let turn = 0; // of the newest redraw; older answers are dropped
 
 page.map = "loading";
 
+// What opens a canvas that is not public, as the page that asked for it has kept it (see lock.js).
+const share = location.pathname.split("/").find((part) => /^(fc_|fsh_|UDF_|[0-9a-f]{64})/.test(part));
+const secret = sessionStorage.getItem(`tileserver ${share}`);
+const headers = secret ? { Authorization: secret } : {};
+
 // -- parameters
 
 const fields = new Map(data.parameters.map((parameter) => [parameter.name, makeField(parameter)]));
@@ -82,7 +87,7 @@ async function redraw() {
   if (!data.layer) return showResult(asked);
   let response;
   try {
-    response = await fetch(`${data.base}/run/tiles.json${asked}`);
+    response = await fetch(`${data.base}/run/tiles.json${asked}`, { headers });
   } catch {
     return finish(mine, "The server does not answer.");
   }
@@ -106,7 +111,9 @@ function showResult(asked) {
   const frame = $("result");
   const separator = asked ? "&" : "?";
   frame.onload = () => { page.map = "idle"; };
-  frame.src = `${data.base}${asked}${separator}format=html`;
+  const address = `${data.base}${asked}${separator}format=html`;
+  if (secret) fetch(address, { headers }).then((got) => got.text()).then((html) => { frame.srcdoc = html; });
+  else frame.src = address;
   frame.hidden = false;
   $("map").hidden = true;
 }
@@ -143,6 +150,7 @@ async function makeMap() {
     hash: true,
     fadeDuration: 0,
     attributionControl: false,
+    transformRequest: (url) => ({ url, headers: url.startsWith(`${location.origin}/`) ? headers : {} }),
   });
   map.addControl(new maplibregl.NavigationControl({ visualizePitch: false }), "top-right");
   map.addControl(new maplibregl.ScaleControl(), "bottom-right");
