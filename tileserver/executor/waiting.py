@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -24,6 +23,7 @@ class Waiting(Generic[Worker]):
 
     job: Job
     worker: asyncio.Future[Worker]
+    is_in_line: bool = True
 
 
 class Line(Generic[Worker]):
@@ -52,11 +52,11 @@ class Line(Generic[Worker]):
 
     def leave(self, waiting: Waiting[Worker]) -> None:
         """Wait no longer, served or not."""
-        queue = self._queues.get(waiting.job.owner)
-        if queue is None:
+        if not waiting.is_in_line:
             return
-        with suppress(ValueError):
-            queue.remove(waiting)
+        waiting.is_in_line = False
+        queue = self._queues[waiting.job.owner]
+        queue.remove(waiting)
         if not queue:
             del self._queues[waiting.job.owner]
 
