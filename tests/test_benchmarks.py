@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import refusals
+from benchmarks import png, refusals
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,3 +53,36 @@ def test_the_documented_figures_name_every_kind() -> None:
     )
 
     assert [row.strip() for row in rows] == [*(kind.name for kind in refusals.kinds(place)), "**all**"]
+
+
+@pytest.mark.parametrize("case", png.cases(256), ids=lambda case: case.name)
+def test_png_is_much_faster_than_the_peers(case: png.Case) -> None:
+    """The same pixels, at a third of the speed that is aimed at, in no more bytes than that."""
+    png.check(case)
+
+    found = png.ratios(png.measure(case, rounds=9))
+
+    assert found[png.PILLOW][0] > case.aim.pillow / 3
+    assert found[png.RIO_TILER][0] > case.aim.rio_tiler / 3
+    assert found[png.PILLOW][1] <= case.aim.size
+
+
+def test_other_pixels_are_not_measured() -> None:
+    """An encoder that writes another picture is an error that names it."""
+    case = png.cases(64)[0]
+    other = partial(png.ours, np.zeros((3, 64, 64), np.uint8))
+
+    with pytest.raises(RuntimeError, match="RGB 64: the pixels of tileserver"):
+        png.check(replace(case, encoders={**case.encoders, png.OURS: other}))
+
+
+def test_the_documented_figures_name_every_picture() -> None:
+    """docs/benchmarks.md was written from a run of these pictures."""
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    expected = [
+        (case.name, name) for side in (256, 512) for case in png.cases(side) for name in case.encoders
+    ]
+
+    found = re.findall(r"^\| ([^|]+?) +\| ([^|]+?) +\|(?: +[\d.]+ \|){6}$", text, re.MULTILINE)
+
+    assert found == expected

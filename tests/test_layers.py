@@ -22,6 +22,7 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
     *(
         "affine",
         "geopandas",
+        "isal",
         "lxml",
         "mapbox_vector_tile",
         "matplotlib",

@@ -38,6 +38,7 @@ class Raster:
 @dataclass(frozen=True, slots=True)
 class Picture:
     """8-bit ``colours`` (1 or 3, height, width) and ``alpha`` (height, width), None where all is opaque.
+    They may be the function's own arrays: nobody writes into them.
 
     With a ``palette`` (256, 4), RGBA, the single colour band holds indices into it.
     """
@@ -48,7 +49,7 @@ class Picture:
 
     @property
     def empty(self) -> bool:
-        return self.alpha is not None and not self.alpha.any()
+        return self.alpha is not None and int(self.alpha.max()) == 0
 
 
 def raster(value: NDArray[Any], nodata: float | None) -> Raster:
@@ -91,13 +92,16 @@ def picture(data: Raster, options: RenderOptions) -> Picture:
             f"Result serialization failed: colormap needs one band, the result has {len(bands)}"
         )
     ranges = _ranges(options.rescale, len(bands), colours)
-    shades = [_shade(band, limits) for band, limits in zip(bands, ranges, strict=True)]
-    alpha = shades[colours] if len(shades) > colours else None
+    if bands.dtype == np.uint8 and not options.rescale:
+        shades = bands
+    else:
+        shades = np.stack([_shade(band, limits) for band, limits in zip(bands, ranges, strict=True)])
+    alpha: Bytes | None = shades[colours] if len(shades) > colours else None
     if data.hidden is not None:
-        opaque = np.full(data.hidden.shape, 255, np.uint8) if alpha is None else alpha
-        alpha = np.where(data.hidden, 0, opaque).astype(np.uint8)
+        opaque = np.uint8(255) if alpha is None else alpha
+        alpha = np.where(data.hidden, np.uint8(0), opaque)
     palette = None if options.colormap is None else colormap(options.colormap)
-    return Picture(np.stack(shades[:colours]), alpha, palette)
+    return Picture(shades[:colours], alpha, palette)
 
 
 def coloured(image: Picture) -> Picture:
@@ -153,8 +157,12 @@ def _shade(band: NDArray[Any], limits: tuple[float, float] | None) -> Bytes:
     # float32 is exact for the small types; the span of a 64-bit integer would overflow in its own.
     small = band.dtype.itemsize <= 2 or band.dtype == np.float32
     values: NDArray[np.floating[Any]] = band.astype(np.float32 if small else np.float64)
-    scaled = np.nan_to_num((values - low) / (high - low) * 255.0, nan=0.0)
-    shaded: Bytes = np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
+    values -= low
+    values /= high - low
+    values *= 255.0
+    np.fmax(values, 0.0, out=values)  # of NaN and a number, the number
+    np.fmin(values, 255.0, out=values)
+    shaded: Bytes = np.rint(values, out=values).astype(np.uint8)
     return shaded
 
 

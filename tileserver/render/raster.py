@@ -1,7 +1,7 @@
 """Arrays, drawn features and encoded images as PNG, JPEG, WebP, GIF, APNG, GeoTIFF and NPY.
 
 In a tile, georeferenced data is put on the tile's grid; a bare array is taken to be the tile already.
-Pillow writes the pictures, behind one function.
+PNG is written here, the other pictures by Pillow, behind one function.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tileserver import tiles
 from tileserver.errors import UnsupportedOutput
 from tileserver.formats import Format, Kind
 from tileserver.protocol import Job, RenderOptions
-from tileserver.render import pixels, warp
+from tileserver.render import pixels, png, warp
 from tileserver.render.classify import Classified
-from tileserver.render.pixels import Picture, Raster
+from tileserver.render.pixels import Bytes, Picture, Raster
 
 Facts = dict[str, Any]
 
@@ -115,11 +115,10 @@ def encode_picture(image: Picture, row: Format) -> bytes:
     WebP is lossless, as colours may be classes or measurements; JPEG is there for photographs. A palette
     stays one in PNG. JPEG puts transparent pixels on white, GIF knows no half-transparency.
     """
+    if row.name in ("png", "apng"):  # of one frame: the same file
+        return _indexed(image) or png.encode(_bands(image))
     buffer = io.BytesIO()
-    if row.name in ("png", "apng"):
-        drawing = _indexed(image) or _pillow(image)
-        drawing.save(buffer, "PNG", compress_level=1)
-    elif row.name == "webp":
+    if row.name == "webp":
         _pillow(image).save(buffer, "WEBP", lossless=True, method=0, quality=0)
     elif row.name == "gif":
         _gif(image).save(buffer, "GIF")
@@ -315,34 +314,29 @@ def _geotiff(
     return body
 
 
-def _pillow(image: Picture) -> Image.Image:
+def _bands(image: Picture) -> list[Bytes]:
+    """The bands of a file without a palette; alpha is left out where all is opaque."""
     image = pixels.coloured(image)
-    transparent = image.alpha is not None and bool((image.alpha != 255).any())
-    bands = list(image.colours) + ([image.alpha] if transparent else [])
-    mode = _MODES[len(image.colours), transparent]
-    data = bands[0] if mode == "L" else np.stack(bands, axis=-1)
-    return Image.frombytes(mode, data.shape[1::-1], np.ascontiguousarray(data).tobytes())
+    if image.alpha is None or image.alpha.min() == 255:
+        return list(image.colours)
+    return [*image.colours, image.alpha]
 
 
-def _indexed(image: Picture) -> Image.Image | None:
-    """The palette picture, with one unused index for hidden pixels; None where there's none to use."""
+def _pillow(image: Picture) -> Image.Image:
+    bands = _bands(image)
+    return Image.fromarray(bands[0] if len(bands) == 1 else np.stack(bands, axis=-1))
+
+
+def _indexed(image: Picture) -> bytes | None:
+    """The PNG of a palette picture; None where it has to be one without."""
     if image.palette is None:
         return None
-    indices, palette = image.colours[0], image.palette
+    hidden = None
     if image.alpha is not None:
-        if not np.isin(image.alpha, (0, 255)).all():
-            return None
         hidden = image.alpha == 0
-        unused = np.flatnonzero(np.bincount(indices[~hidden], minlength=256) == 0)
-        if len(unused) == 0:
+        if not (hidden | (image.alpha == 255)).all():
             return None
-        indices, palette = np.where(hidden, unused[0], indices).astype(np.uint8), palette.copy()
-        palette[unused[0]] = 0
-    drawing = Image.frombytes("P", indices.shape[::-1], indices.tobytes())
-    drawing.putpalette(palette[:, :3].tobytes())
-    if (palette[:, 3] != 255).any():
-        drawing.info["transparency"] = palette[:, 3].tobytes()
-    return drawing
+    return png.encode_indexed(image.colours[0], image.palette, hidden)
 
 
 def _gif(image: Picture) -> Image.Image:
