@@ -38,6 +38,13 @@ def test_a_canvas_reads_its_own_files(hostile: Server) -> None:
     assert hostile.get("/{hostile}/reads_own.json").json() == [{"a": 1, "b": 2}]
 
 
+def test_an_author_is_told_what_can_be_read(hostile: Server) -> None:
+    """A file that is there and can't be opened is puzzling: the traceback says which ones can."""
+    answer = hostile.get("/{hostile}/opener.json?path=/etc/passwd")
+
+    assert "reads its canvas and the folders of data_dirs" in answer.json()["traceback"]
+
+
 @pytest.mark.parametrize(
     "path",
     [

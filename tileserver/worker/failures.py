@@ -21,6 +21,11 @@ from tileserver.worker.sources import file_name
 
 _OURS: Final = str(Path(__file__).parent.parent) + "/"
 _LONGEST_MESSAGE: Final = 10_000
+# For authors, who otherwise wonder why a file that is there can't be opened.
+_REACH: Final = (
+    "A UDF reads its canvas and the folders of data_dirs, and writes into tempfile's folder and below"
+    " fused.file_path.\n"
+)
 _LONGEST_TRACEBACK: Final = 100_000
 
 
@@ -37,6 +42,8 @@ def describe(error: BaseException, bundle: Bundle, udf: str, lineno: int | None)
     redact = _redaction(bundle.folder)
     message = _cut(redact(message_of(error)), _LONGEST_MESSAGE)
     text = _formatted(error, start, message)
+    if isinstance(error, PermissionError) and error.filename is not None:
+        text += _REACH
     kind = CoercionError if isinstance(error, CoercionError) and start is None else UdfError
     return kind(
         message,
