@@ -153,6 +153,24 @@ async def test_posted_code_is_refused_where_it_can_not_be_confined(
     assert runs or "this server runs no posted code" in answer.json()["detail"]
 
 
+def test_data_dirs_can_be_read_and_not_written(tmp_path: Path) -> None:
+    """What else a UDF may read is the operator's to say."""
+    (tmp_path / "w/city").mkdir(parents=True)
+    (tmp_path / "survey").mkdir()
+    (tmp_path / "survey/a.txt").write_text("abc")
+    source = "@fused.udf\ndef udf(mode: str = 'r'):\n    return open(PATH, mode).read()\n"
+    path = str(tmp_path / "survey/a.txt")
+    (tmp_path / "w/city/reads.py").write_text(source.replace("PATH", repr(path)))
+    token = (access := Access(tmp_path / "w/.tileserver")).share("city").token
+    access.close()
+
+    with running("serve", str(tmp_path / "w"), "--data-dirs", str(tmp_path / "survey")) as (_, line):
+        assert httpx.get(f"{line['url']}/{token}/reads.json").json() == "abc"
+        assert "PermissionError" in httpx.get(f"{line['url']}/{token}/reads.json?mode=a").text
+    with running("serve", str(tmp_path / "w")) as (_, line):
+        assert "PermissionError" in httpx.get(f"{line['url']}/{token}/reads.json?cache_max_age=0").text
+
+
 def test_the_sandbox_can_be_switched_off(tmp_path: Path) -> None:
     """Then it says so wherever it is asked."""
     (tmp_path / "city").mkdir()
