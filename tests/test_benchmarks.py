@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import png, refusals
+from benchmarks import mvt, png, refusals
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,3 +86,39 @@ def test_the_documented_figures_name_every_picture() -> None:
     found = re.findall(r"^\| ([^|]+?) +\| ([^|]+?) +\|(?: +[\d.]+ \|){6}$", text, re.MULTILINE)
 
     assert found == expected
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The 'shapely.ops.transform:DeprecationWarning"
+)  # mapbox-vector-tile calls it
+@pytest.mark.parametrize("kind", ["points", "buildings", "large", "lines"])
+@pytest.mark.parametrize("crs", [3857, 4326])
+def test_vector_tiles_that_are_timed_agree(kind: str, crs: int) -> None:
+    """Each kind of layer has the same features, properties and shapes both ways, and no invalid polygon."""
+    frame = mvt.layer(kind, 100, crs=crs)
+    ours = mvt.Features.of(mvt.ours(frame))
+
+    found = mvt.differences(ours, mvt.Features.of(mvt.obvious(frame)))
+
+    assert found == mvt.Differences(compared=len(ours.shapes), absent=0, extra=0, properties=0, far=0)
+    assert ours.shapes and not ours.invalid
+
+
+def test_a_vector_tile_that_differs_is_told() -> None:
+    """A feature missing, one too many, a property changed, a shape moved: none goes unseen."""
+    frame = mvt.layer("buildings", 100)
+    moved = frame.iloc[1:].copy()
+    moved.geometry = moved.geometry.translate(50, 0)
+    ours = mvt.Features.of(mvt.ours(frame))
+
+    found = mvt.differences(ours, mvt.Features.of(mvt.ours(moved.assign(floors=0))))
+
+    assert found.far and found.properties and found.absent
+    assert not found.within(0.5)
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    """The median of ratios, not the ratio of medians: load comes and goes."""
+    contest = mvt.Contest({"ours": [1.0, 10.0, 1.0], "obvious": [20.0, 200.0, 30.0]})
+
+    assert contest.ratio("obvious", "ours") == 20.0

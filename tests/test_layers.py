@@ -24,7 +24,6 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
         "geopandas",
         "isal",
         "lxml",
-        "mapbox_vector_tile",
         "matplotlib",
         "numpy",
         "openpyxl",

@@ -20,7 +20,8 @@ from tileserver.errors import UnsupportedOutput
 from tileserver.formats import FORMATS, Kind
 from tileserver.protocol import Job, Json, RenderOptions
 from tileserver.render.classify import Classified
-from tileserver.render.vector_tile import Grid, encode_layer, mvt
+from tileserver.render.mvt.grid import Grid
+from tileserver.render.vector_tile import encode_layer, mvt, tile_features
 
 WORLD = Tile(x=0, y=0, z=0)
 
@@ -253,9 +254,10 @@ def test_any_properties_come_back_as_they_were(rows: list[dict[str, Any]]) -> No
     """Whatever the mixture of types under a name, each feature decodes to its own values and types."""
     names = sorted({name for row in rows for name in row})
     columns = {name: [row.get(name) for row in rows] for name in names}
-    points = np.array([shapely.Point(1, 1)] * len(rows))
+    points = tile_features(gpd.GeoSeries([shapely.Point(1, 1)] * len(rows)), Grid(WORLD, 4096, 64))
+    table = pd.DataFrame(columns, index=range(len(rows)), dtype=object)
 
-    body = encode_layer("udf", points, columns, ids=None, extent=4096)
+    body = encode_layer("udf", points, table, ids=None, extent=4096)
 
     found = [one["properties"] for one in decoded(body)]
     assert found == rows

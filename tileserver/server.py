@@ -147,7 +147,7 @@ def examine(settings: Settings) -> dict[str, Any]:
     :raises ConfigurationError: when the settings ask for what this machine can't enforce.
     """
     libraries = ("starlette", "uvicorn", "numpy", "pandas", "geopandas", "rasterio", "rio-tiler", "shapely")
-    versions = {name: _version(name) for name in (*libraries, "pyarrow", "pillow", "mapbox-vector-tile")}
+    versions = {name: _version(name) for name in (*libraries, "pyarrow", "pillow")}
     return {
         "tileserver": __version__,
         "python": f"{platform.python_version()} at {sys.executable}",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
@@ -52,12 +53,14 @@ def lonlat_bounds(geometries: gpd.GeoSeries) -> Bounds | None:
 
     From another CRS it is the box around the transformed box, so it may be wider than the data.
     """
-    boxes = geometries.bounds.to_numpy()
-    boxes = boxes[np.isfinite(boxes).all(axis=1)]
+    boxes = shapely.bounds(geometries.to_numpy())
+    finite = np.isfinite(boxes)
+    if not finite.all():
+        boxes = boxes[finite.all(axis=1)]
     if not len(boxes):
         return None
-    west, south = (float(edge) for edge in boxes[:, :2].min(axis=0))
-    east, north = (float(edge) for edge in boxes[:, 2:].max(axis=0))
+    west, south = (float(edges.min()) for edges in boxes[:, :2].T)
+    east, north = (float(edges.max()) for edges in boxes[:, 2:].T)
     if geometries.crs is not None and geometries.crs != LONLAT:
         try:
             change = Transformer.from_crs(geometries.crs, LONLAT, always_xy=True)

@@ -194,12 +194,13 @@ def flat_columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
     """As ``plain_columns``, for cells that hold one value: lists and objects are JSON text, columns of
     geometries are WKT in the coordinates they have."""
     return {
-        name: _flat_column(frame.iloc[:, position], name)
+        name: flat_column(frame.iloc[:, position], name)
         for position, name in enumerate(distinct(names(frame)))
     }
 
 
-def _flat_column(series: pd.Series[Any], name: str) -> list[Any]:
+def flat_column(series: pd.Series[Any], name: str) -> list[Any]:
+    """One column as ``flat_columns`` has it."""
     if series.dtype.name == "geometry":
         return list(shapely.to_wkt(series.to_numpy(), rounding_precision=-1))
     column = plain_column(series, name=name)
