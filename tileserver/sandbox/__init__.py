@@ -147,9 +147,12 @@ def confine(plan: Plan) -> None:
         own = f"/proc/{os.getpid()}"
         landlock.restrict((*_SYSTEM, *plan.read, own), (*_DEVICES, *plan.write))
     if "seccomp" in plan.parts:
-        # Signals are kept inside by another user, or by Landlock from its sixth version on.
-        kept = plan.uid is not None or ("landlock" in plan.parts and landlock.version() >= 6)
-        program = seccomp.assemble(plan.network, own_signals=None if kept else os.getpid())
+        # Another user keeps things apart; Landlock does so for signals from its sixth version on, and for
+        # truncation from its third.
+        version = landlock.version() if "landlock" in plan.parts else 0
+        user = plan.uid is None
+        shared = seccomp.Shared(user, signals=user and version < 6, truncation=user and version < 3)
+        program = seccomp.assemble(plan.network, shared=shared)
         if supervisor is None:
             seccomp.install(program)
         else:
