@@ -7,8 +7,8 @@ has a user of its own, the folder's group is the owner's.
 
 from __future__ import annotations
 
+import itertools
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -17,6 +17,7 @@ from typing import Final
 
 from tileserver import sandbox
 from tileserver.errors import ConfigurationError
+from tileserver.executor import trees
 from tileserver.protocol import Bundle
 from tileserver.sandbox import Level, Part, Plan, identity
 
@@ -51,10 +52,12 @@ class Confinement:
         self._caches = state_dir / "udf-cache"
         self._read = (*_program_folders(), *(str(path) for path in read))
         self.notes: tuple[str, ...] = ()
-        if "user" in self.parts and "landlock" not in self.parts:
-            self._without_landlock(state_dir)
+        self._reads_all = {"landlock", "no_new_privs"} <= self.parts and identity.can_read_all()
+        if "user" in self.parts and not self._reads_all:
+            self._without_power(state_dir)
         self._first = identity.first_id() if "user" in self.parts else None
         self._groups: dict[str, int] = {}
+        self._gone = itertools.count()
         if mode == "strict" and self.level not in ("A", "B"):
             missing = ", ".join(sorted(self.missing))
             raise ConfigurationError(
@@ -65,7 +68,7 @@ class Confinement:
                 f"network = {network} can't be enforced on this machine: it needs the part seccomp"
             )
 
-    def _without_landlock(self, state_dir: Path) -> None:
+    def _without_power(self, state_dir: Path) -> None:
         """Other users must then reach their places as any user would. Where something is in the way, workers
         stay root's: better known to be open than closed to what they need."""
         first = identity.first_id() or 0
@@ -87,10 +90,11 @@ class Confinement:
 
     def prepare(self) -> None:
         """Make the folders, and forget what earlier workers left in theirs."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch.exists():
+            trees.remove(self._scratch)
         for folder in (self._scratch, self._caches):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if "user" in self.parts and "landlock" not in self.parts:
+            if "user" in self.parts and not self._reads_all:
                 folder.chmod(0o711)
         for folder in self._caches.iterdir():
             with suppress(OSError):
@@ -106,14 +110,15 @@ class Confinement:
         if self._first is not None:
             uid, gid = self._first + slot, self._group(bundle.owner)
         home = self.scratch(slot)
-        shutil.rmtree(home, ignore_errors=True)
+        if home.exists():
+            trees.remove(self.forget(slot))
         home.mkdir(mode=0o700)
         cache = self._caches / bundle.owner
         written = [cache, *([] if bundle.canvas else [Path(bundle.folder)])]
         for folder in written:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if gid is not None and folder.stat().st_gid != gid:
-                _give(folder, gid)
+                trees.give(folder, gid)
         if uid is not None and gid is not None:
             os.chown(home, uid, gid)
         return Plan(
@@ -123,6 +128,7 @@ class Confinement:
             home=str(home),
             uid=uid,
             gid=gid,
+            reads_all=self._reads_all,
             memory=self._memory,
             file_size=_FILE_SIZE,
             network=self.network,
@@ -133,9 +139,12 @@ class Confinement:
             },
         )
 
-    def forget(self, slot: int) -> None:
-        """Remove what the worker of a slot has left in its scratch."""
-        shutil.rmtree(self.scratch(slot), ignore_errors=True)
+    def forget(self, slot: int) -> Path:
+        """Free a slot: what its worker has left in its scratch is moved aside, to be removed."""
+        aside = self._scratch / f"gone-{next(self._gone)}"
+        with suppress(FileNotFoundError):
+            self.scratch(slot).rename(aside)
+        return aside
 
     def _group(self, owner: str) -> int:
         """The owner's group: the one that its cache folder has, or the next that none has."""
@@ -144,16 +153,6 @@ class Confinement:
         if not self._first <= self._groups.get(owner, -1) < self._first + identity.COUNT:
             self._groups[owner] = next(n for n in range(self._first, 2**31) if n not in used)
         return self._groups[owner]
-
-
-def _give(folder: Path, gid: int) -> None:
-    """Let a group, and nobody else, write in a folder and have what is made there."""
-    for place, _, names in os.walk(folder):
-        os.chown(place, -1, gid)
-        Path(place).chmod(0o2770)
-        for name in names:
-            with suppress(OSError):
-                os.chown(Path(place) / name, -1, gid, follow_symlinks=False)
 
 
 def _program_folders() -> Iterable[str]:

@@ -73,7 +73,8 @@ _PROCESSES: Final = 256
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How one worker is to be confined. ``read`` and ``write`` are folders, ``home`` the one that is its
-    scratch; ``uid`` and ``gid`` stand for the part ``user``. Sizes are bytes; ``memory`` is what the worker
+    scratch; ``uid`` and ``gid`` stand for the part ``user``, ``reads_all`` is root's power to read without
+    asking whose a file is, which only Landlock bounds. Sizes are bytes; ``memory`` is what the worker
     may use beyond what it has when it starts."""
 
     parts: tuple[Part, ...] = ()
@@ -82,6 +83,7 @@ class Plan:
     home: str = ""
     uid: int | None = None
     gid: int | None = None
+    reads_all: bool = False
     memory: int = 4 * 2**30
     file_size: int = 2**30
     network: str = "on"
@@ -99,7 +101,7 @@ class Plan:
 def available() -> frozenset[Part]:
     """The parts that this kernel offers to this process."""
     parts: set[Part] = {"no_new_privs", "limits"}
-    if identity.first_id() is not None:
+    if identity.can_become():
         parts.add("user")
     if landlock.version() > 0:
         parts.add("landlock")
@@ -134,11 +136,13 @@ def confine(plan: Plan) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")  # the kernel's first choice
     os.umask(0o007)
-    supervisor = gate.open_gate() if plan.network == "public" else None
+    supervisor = gate.open_gate(_supervisor(plan)) if plan.network == "public" else None
     if "limits" in plan.parts:
         _limit(plan)
     if plan.uid is not None and plan.gid is not None:
-        identity.become(plan.uid, plan.gid, reads_all="landlock" in plan.parts)
+        identity.become(plan.uid, plan.gid, reads_all=plan.reads_all)
+    elif plan.parts and os.geteuid() == 0:
+        identity.give_up_powers(reads_all=plan.reads_all)
     prctl(PR_SET_PDEATHSIG, 9)  # forgotten when the user changes
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     if "no_new_privs" in plan.parts:
@@ -157,6 +161,14 @@ def confine(plan: Plan) -> None:
             seccomp.install(program)
         else:
             gate.hand_over(supervisor, seccomp.install(program, seccomp.NEW_LISTENER))
+
+
+def _supervisor(plan: Plan) -> tuple[int, int, bool] | None:
+    """As whom the supervisor runs: as itself where it may look into the worker's memory then, else as the
+    worker's user, where Landlock keeps the worker from it."""
+    if plan.uid is None or plan.gid is None or identity.can_trace() or "landlock" not in plan.parts:
+        return None
+    return plan.uid, plan.gid, plan.reads_all
 
 
 def _limit(plan: Plan) -> None:

@@ -311,8 +311,9 @@ def _processes(shared: Shared) -> Iterable[tuple[str, list[_Instruction]]]:
 
 
 def _files(shared: Shared) -> Iterable[tuple[str, list[_Instruction]]]:
-    """Modes, times and attributes of files: Landlock doesn't ask where a file is when those are changed, and a
-    user may do so to all that it owns. Libraries that copy files set them, and are told that it was done."""
+    """Modes, times and attributes of files: Landlock doesn't ask where a file is when those are changed, and
+    a user may change them of all that it owns. Libraries that copy files set them, and are told that it was
+    done."""
     done = [_Instruction(_RETURN, _DONE)]
     for name in ("chmod", "fchmodat", "utime", "utimes", "futimesat"):
         yield name, done
