@@ -83,13 +83,13 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sHH4s16s", name, socket.AF_INET, 0, socket.inet_aton(address), b"")
         fcntl.ioctl(control, 0x8916, request)
     fcntl.ioctl(control, 0x8914, struct.pack("16sH22s", b"lo", 0x1 | 0x40, b""))
-from tileserver.sandbox import Plan, available, confine
+from tileserver.sandbox import SYSTEM, Plan, available, confine
 servers = [socket.create_server((host, 4443)) for host in ("8.8.8.8", "127.0.0.1")]
 pid = os.fork()
 if pid == 0:
     os.setsid()
     parts = tuple(available() - {"user"})
-    confine(Plan(parts=parts, read=(sys.prefix, sys.base_prefix, *sys.path), network="public"))
+    confine(Plan(parts=parts, read=(*SYSTEM, sys.prefix, sys.base_prefix, *sys.path), network="public"))
     for host in ("8.8.8.8", "127.0.0.1"):
         try:
             with socket.create_connection((host, 4443), 5) as connection:

@@ -27,7 +27,8 @@ _FILE_SIZE: Final = 4 * 2**30
 
 class Confinement:
     """Makes a ``Plan`` for each worker of a pool. ``memory`` is bytes for one worker, ``read`` are folders
-    that every UDF may read."""
+    that every UDF may read; ``workspace`` is one that none may beyond its own canvas, ``cache_dir`` one that
+    none may at all."""
 
     def __init__(
         self,
@@ -36,6 +37,8 @@ class Confinement:
         mode: str = "auto",
         network: str = "on",
         memory: int = 4 * 2**30,
+        workspace: Path | None = None,
+        cache_dir: Path | None = None,
         read: Sequence[Path] = (),
         parts: frozenset[Part] | None = None,
     ) -> None:
@@ -50,11 +53,17 @@ class Confinement:
         self._memory = memory
         self._scratch = state_dir / "scratch"
         self._caches = state_dir / "udf-cache"
-        self._read = (*_program_folders(), *(str(path) for path in read))
         self.notes: tuple[str, ...] = ()
+        state = [state_dir, *([] if cache_dir is None else [cache_dir])]
+        private = [*state, *([] if workspace is None else [workspace])]
+        self._system = self._apart_from(private, sandbox.SYSTEM)
+        self._read = self._apart_from(private, _program_folders())
+        self._read += self._apart_from(state, map(str, read))
         self._reads_all = {"landlock", "no_new_privs"} <= self.parts and identity.can_read_all()
         if "user" in self.parts and not self._reads_all:
             self._without_power(state_dir)
+        if "user" not in self.parts:
+            self._reads_all = identity.can_read_all()
         self._first = identity.first_id() if "user" in self.parts else None
         self._groups: dict[str, int] = {}
         self._gone = itertools.count()
@@ -68,6 +77,20 @@ class Confinement:
                 f"network = {network} can't be enforced on this machine: it needs the part seccomp"
             )
 
+    def _apart_from(self, private: Sequence[Path], folders: Iterable[str]) -> tuple[str, ...]:
+        """Folders that may be read; of one that a private folder lies in, what is beside that."""
+        found: list[str] = []
+        kept = [os.path.realpath(path) for path in private]
+        for folder in folders:
+            parted = tuple(_beside(folder, kept))
+            found += parted
+            if parted != (folder,):
+                note = (
+                    f"{folder} holds the workspace or its state: UDF code may read what is beside those only"
+                )
+                self.notes += (f"{note}, and import nothing from {folder} itself",)
+        return tuple(dict.fromkeys(found))
+
     def _without_power(self, state_dir: Path) -> None:
         """Other users must then reach their places as any user would. Where something is in the way, workers
         stay root's: better known to be open than closed to what they need."""
@@ -78,7 +101,7 @@ class Confinement:
             state_dir.chmod(0o711)
         else:
             self.parts -= {"user"}
-            self.notes = (f"workers have no users of their own: those could not read {stopped_by}",)
+            self.notes += (f"workers have no users of their own: those could not read {stopped_by}",)
 
     @property
     def level(self) -> Level:
@@ -123,7 +146,7 @@ class Confinement:
             os.chown(home, uid, gid)
         return Plan(
             parts=tuple(sorted(self.parts)),
-            read=(*self._read, *([bundle.folder] if bundle.canvas else [])),
+            read=(*self._system, *self._read, *([bundle.folder] if bundle.canvas else [])),
             write=(str(home), *(str(folder) for folder in written)),
             home=str(home),
             uid=uid,
@@ -153,6 +176,16 @@ class Confinement:
         if not self._first <= self._groups.get(owner, -1) < self._first + identity.COUNT:
             self._groups[owner] = next(n for n in range(self._first, 2**31) if n not in used)
         return self._groups[owner]
+
+
+def _beside(folder: str, private: Sequence[str]) -> Iterable[str]:
+    real = os.path.realpath(folder)
+    if not any(os.path.commonpath((real, path)) == real for path in private):
+        yield folder
+    elif real not in private:
+        with suppress(OSError):
+            for name in sorted(os.listdir(real)):
+                yield from _beside(os.path.join(real, name), private)
 
 
 def _program_folders() -> Iterable[str]:

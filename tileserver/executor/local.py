@@ -97,6 +97,8 @@ class LocalPool:
     # -- lifetime
 
     async def __aenter__(self) -> Self:
+        for note in self.confinement.notes:
+            log.warning("sandbox: %s", note)
         self.confinement.prepare()
         await self._zygote.start()
         self._watching = asyncio.create_task(self._watch.forever())

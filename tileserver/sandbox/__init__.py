@@ -47,7 +47,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
 }
 
 # What programs read besides their own files; those that a machine lacks are left out.
-_SYSTEM: Final = (
+SYSTEM: Final = (
     *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"),
     *("/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf"),
     *("/etc/services", "/etc/protocols", "/etc/mime.types", "/etc/ld.so.cache", "/etc/ld.so.conf"),
@@ -72,10 +72,10 @@ _PROCESSES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one worker is to be confined. ``read`` and ``write`` are folders, ``home`` the one that is its
-    scratch; ``uid`` and ``gid`` stand for the part ``user``, ``reads_all`` is root's power to read without
-    asking whose a file is, which only Landlock bounds. Sizes are bytes; ``memory`` is what the worker
-    may use beyond what it has when it starts."""
+    """How one worker is to be confined. ``read`` and ``write`` are paths (``SYSTEM`` is to be among those
+    to read), ``home`` the folder that is its scratch; ``uid`` and ``gid`` stand for the part ``user``;
+    ``reads_all`` keeps root's power to read without asking whose a file is, which only Landlock bounds. Sizes
+    are bytes; ``memory`` is what the worker may use beyond what it has when it starts."""
 
     parts: tuple[Part, ...] = ()
     read: tuple[str, ...] = ()
@@ -149,7 +149,7 @@ def confine(plan: Plan) -> None:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
     if "landlock" in plan.parts:
         own = f"/proc/{os.getpid()}"
-        landlock.restrict((*_SYSTEM, *plan.read, own), (*_DEVICES, *plan.write))
+        landlock.restrict((*plan.read, own), (*_DEVICES, *plan.write))
     if "seccomp" in plan.parts:
         # Another user keeps things apart; Landlock does so for signals from its sixth version on, and for
         # truncation from its third.
