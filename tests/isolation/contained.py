@@ -13,7 +13,7 @@ import struct
 import sys
 from pathlib import Path
 
-from ordinary import uncover  # beside this one
+from ordinary import uncover  # type: ignore[import-not-found]  # beside this script
 
 # To change owners and users, to read and write what is others', to signal them; not CAP_DAC_READ_SEARCH (2),
 # CAP_SYS_PTRACE (19), CAP_SYS_ADMIN (21), CAP_SYS_RESOURCE (24).

@@ -212,7 +212,7 @@ os._exit(3)
 """
         ),
         422,
-        ("exited with status 3",),
+        ("exited with status 3", "can't be counted"),
     ),
     "broken_str": Fault(
         _udf("raise Odd()", "class Odd(Exception):\n    def __str__(self): raise ValueError('no')"),

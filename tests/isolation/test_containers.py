@@ -15,12 +15,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up
 LAUNCHER = Path(__file__).parent / "contained.py"
 
 
-def examined(workspace: Path, *flags: str) -> dict[str, Any]:
+def examined(workspace: Path) -> dict[str, Any]:
     """What the doctor says there."""
     workspace.chmod(0o755)
     told = subprocess.run(
-        [sys.executable, str(LAUNCHER), str(workspace), "--", sys.executable, "-m", "tileserver"]
-        + ["doctor", "--workspace", str(workspace), "--json", *flags],
+        [
+            *(sys.executable, str(LAUNCHER), str(workspace), "--"),
+            *(sys.executable, "-m", "tileserver", "doctor", "--workspace", str(workspace), "--json"),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
