@@ -76,7 +76,7 @@ while True:
     "memory_in_children": Fault(
         _udf(
             """
-for _ in range(4):
+for _ in range(2):
     if os.fork() == 0:
         held = b"x" * (400 * 2**20)
         time.sleep(3600)

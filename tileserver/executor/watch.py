@@ -7,10 +7,9 @@ theirs. So the proportional share is asked for only where the cheap sum passes a
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -23,7 +22,7 @@ log = logging.getLogger("tileserver.executor")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 _SCRATCH: Final = 2 * 2**30  # bytes, for one worker
-_LOOK_EVERY: Final = 0.25  # at the memory of workers that run something; at the rest every fourth time
+_LOOK_EVERY: Final = 0.25  # at memory while anything runs; at all else every fourth time
 _SHARE_OF_MACHINE: Final = 0.75
 _IDLE_TICKS: Final = 10  # of processor time in a second, by a worker that has nothing to do
 
@@ -48,27 +47,35 @@ class Watch:
         self._together = int(_SHARE_OF_MACHINE * machine_memory())
         self._excess = excess
         self._idle = idle
+        self._looks = 0
 
     async def forever(self) -> None:
-        for turn in itertools.count():
-            await asyncio.sleep(_LOOK_EVERY)
+        """Folders take longer to look at than memory does, and neither waits for the other."""
+        await asyncio.gather(
+            self._again(_LOOK_EVERY, self._look_at_memory),
+            self._again(4 * _LOOK_EVERY, self._look_at_idle),
+            self._again(4 * _LOOK_EVERY, self._look_at_scratch),
+        )
+
+    async def _again(self, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
             try:
-                if turn % 4 == 0 or any(worker.busy for worker in self._workers.values()):
-                    await self._look_at_memory()
-                if turn % 4 == 0:
-                    self._look_at_idle()
-                    await self._look_at_scratch()
+                await look()
             except Exception:  # whatever one look comes across: without any, there would be no limits
-                log.exception("the use of memory and scratch could not be looked at")
+                log.exception("what workers use could not be looked at")
 
     async def _look_at_memory(self) -> None:
+        self._looks += 1
+        if self._looks % 4 and not any(worker.busy for worker in self._workers.values()):
+            return
         pids = [worker.child.pid for worker in self._workers.values() if worker.usable]
         found = await asyncio.to_thread(largest_over, pids, each=self._memory, together=self._together)
         worker = self._workers.get(found[0]) if found else None
         if worker is not None and found is not None:
             self._excess(worker, "memory", found[1])
 
-    def _look_at_idle(self) -> None:
+    async def _look_at_idle(self) -> None:
         """Something of a run may live on in a worker."""
         for worker in tuple(self._workers.values()):
             if worker.busy or worker.owner is None or not worker.usable:
