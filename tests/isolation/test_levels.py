@@ -156,12 +156,8 @@ def test_a_folder_that_holds_the_workspace_is_not_read(
     """Programs may lie in a folder that the workspace lies in, too (an editable install, or one in /usr/src).
     Only what is beside the workspace can be read then, and it is told."""
     workspace = tmp_path / "project/workspace"
-    for folder in (
-        workspace / ".tileserver",
-        workspace / "data",
-        workspace / "city",
-        tmp_path / "project/lib",
-    ):
+    beside, data, city = tmp_path / "project/lib", workspace / "data", workspace / "city"
+    for folder in (beside, data, city, workspace / ".tileserver"):
         folder.mkdir(parents=True)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "project")])
     state = workspace / ".tileserver"
@@ -172,9 +168,7 @@ def test_a_folder_that_holds_the_workspace_is_not_read(
     allowed = confinement.plan(bundle, 0).read
 
     within = {path for path in allowed if path.startswith(str(tmp_path))}
-    assert within == {
-        str(path) for path in (tmp_path / "project/lib", workspace / "data", workspace / "city")
-    }
+    assert within == {str(path) for path in (beside, data, city)}
     assert [note for note in confinement.notes if str(tmp_path / "project") in note]
 
 
