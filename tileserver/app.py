@@ -125,6 +125,8 @@ def local_pool(settings: Settings, *, workers: int | None = None) -> LocalPool:
         mode=settings.sandbox,
         network=settings.network,
         memory=settings.memory_limit,
+        workspace=settings.workspace,
+        cache_dir=settings.cache_dir,
         read=settings.data_dirs,
     )
     return LocalPool(

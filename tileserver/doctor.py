@@ -6,6 +6,7 @@ UDF would try, run as a UDF in the sandbox that the server would use.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -39,7 +40,10 @@ _ATTEMPTS: Final[tuple[tuple[str, bool, str], ...]] = (
     ("read another canvas", True, "open(t['other'] + '/secret.txt').read()"),
     ("write into the workspace", True, "open(t['workspace'] + '/planted.py', 'w')"),
     ("write into the system's temporary folder", True, f"open({str(PLANTED)!r}, 'w')"),
-    ("read a file of the system", True, "open('/etc/passwd').read(1)"),
+    ("read a file of the system", True, "open(t['file']).read(1)"),
+    ("change a file of the server's", True, "open_to_all(t['database'])"),
+    ("set the server's limits", True, "__import__('resource').prlimit(t['server'], 4, (0, 0))"),
+    ("make memory that nobody counts", True, "os.memfd_create('x')"),
     ("signal the server", True, "os.kill(t['server'], 0)"),
     ("trace the server", True, "call(101, 117, 0x4206, t['server'], 0, 0)"),
     ("copy the server's memory", True, "call(310, 270, t['server'], 0, 0, 0, 0, 0)"),
@@ -76,6 +80,14 @@ def call(x86_64, aarch64, *values):
             raise OSError(refusal, os.strerror(refusal))
 
 
+def open_to_all(path):  # chmod may say that it was done
+    before = os.stat(path).st_mode
+    os.chmod(path, 0o666)
+    if os.stat(path).st_mode == before:
+        raise PermissionError(errno.EPERM, "its mode stays what it was")
+    os.chmod(path, before & 0o7777)
+
+
 @fused.udf
 def udf(t: dict, attempts: list):
     said = {}
@@ -83,24 +95,41 @@ def udf(t: dict, attempts: list):
         try:
             eval(body, {**globals(), "t": t})
         except Exception as error:
-            said[name] = f"{type(error).__name__}: {error}"
+            said[name] = [getattr(error, "errno", None) or 0, f"{type(error).__name__}: {error}"]
         else:
             said[name] = None
     return said
 """
 
+# What the system says to somebody who may not, or to whom it doesn't offer the thing at all.
+_REFUSALS: Final = frozenset(
+    {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EROFS, errno.EAFNOSUPPORT, errno.EOPNOTSUPP}
+)
+_HIDDEN: Final = frozenset({errno.ENOENT, errno.ESRCH})  # the server's process, to workers that can't see it
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What happened to one attempt: it should be refused, or should work; ``reason`` is the refusal's."""
+    """What happened to one attempt: it should be refused, or should work. ``reason`` is what stopped it, and
+    ``was_refused`` whether that was the system: an attack that fails for another reason proves nothing."""
 
     name: str
     is_attack: bool
     reason: str | None
+    was_refused: bool = False
 
     @property
     def is_well(self) -> bool:
-        return (self.reason is not None) == self.is_attack
+        return self.was_refused if self.is_attack else self.reason is None
+
+    @property
+    def outcome(self) -> str:
+        """For people."""
+        if not self.is_attack:
+            return self.reason or "yes"
+        if self.reason is None:
+            return "succeeded"
+        return self.reason if self.was_refused else f"could not be tried: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +151,8 @@ class Report:
             "level": self.level,
             "parts": list(self.parts),
             "missing": dict(self.missing),
-            "attacks": {a.name: a.reason or "succeeded" for a in self.attempts if a.is_attack},
-            "works": {a.name: a.reason or "yes" for a in self.attempts if not a.is_attack},
+            "attacks": {a.name: a.outcome for a in self.attempts if a.is_attack},
+            "works": {a.name: a.outcome for a in self.attempts if not a.is_attack},
             "notes": list(self.notes),
         }
 
@@ -140,13 +169,21 @@ async def examine(pool: LocalPool, state_dir: Path) -> Report:
         targets = _targets(Path(place), state_dir, here.getsockname()[1])
         said = await _attempted(pool, state_dir, targets, attempts)
     PLANTED.unlink(missing_ok=True)
-    done = tuple(Attempt(name, is_attack, said.get(name)) for name, is_attack, _ in attempts)
+    done = tuple(_judged(name, is_attack, body, said.get(name)) for name, is_attack, body in attempts)
     notes = confinement.notes
     if confinement.network == "on" and metadata_answers():
         notes = (*notes, METADATA_WARNING)
     level = confinement.level if all(a.is_well for a in done if a.is_attack) else "D"
     missing = {part: sandbox.PARTS[part] for part in sorted(confinement.missing)}
     return Report(level, tuple(sorted(confinement.parts)), missing, done, notes)
+
+
+def _judged(name: str, is_attack: bool, body: str, said: tuple[int, str] | None) -> Attempt:
+    if said is None:
+        return Attempt(name, is_attack, None)
+    number, reason = said
+    refusals = _REFUSALS | (_HIDDEN if "t['server']" in body else frozenset())
+    return Attempt(name, is_attack, reason, was_refused=number in refusals)
 
 
 def _targets(place: Path, state_dir: Path, port: int) -> dict[str, Any]:
@@ -161,6 +198,7 @@ def _targets(place: Path, state_dir: Path, port: int) -> dict[str, Any]:
     }
     return {
         **found,
+        "file": next(p for p in ("/etc/passwd", "/etc/hostname", "/proc/version") if Path(p).exists()),
         "server": os.getpid(),
         "workspace": str(other.parent),
         "other": str(other),
@@ -170,7 +208,7 @@ def _targets(place: Path, state_dir: Path, port: int) -> dict[str, Any]:
 
 async def _attempted(
     pool: LocalPool, state_dir: Path, targets: Mapping[str, Any], attempts: list[tuple[str, bool, str]]
-) -> dict[str, str | None]:
+) -> dict[str, tuple[int, str] | None]:
     folder = state_dir / "posted" / "doctor"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     source = Source("doctor.py", "udf", {}, {})
@@ -180,8 +218,8 @@ async def _attempted(
     try:
         answer = await pool.run(job, bundle)
     except TileServerError as error:
-        return {name: None if is_attack else error.message for name, is_attack, _ in attempts}
-    said: dict[str, str | None] = json.loads(answer.body)
+        return {name: None if is_attack else (0, error.message) for name, is_attack, _ in attempts}
+    said: dict[str, tuple[int, str] | None] = json.loads(answer.body)
     return said
 
 

@@ -31,16 +31,18 @@ class Interest:
                 self._somebody.clear()
                 self._nobody.set()
 
-    async def lost(self) -> None:
-        """Return when the last has left."""
-        await self._nobody.wait()
-
     async def lost_for(self, seconds: float) -> None:
         """Return when nobody has waited for that long, and let nobody join any more."""
         while True:
             await self._nobody.wait()
-            try:
-                await asyncio.wait_for(self._somebody.wait(), seconds)
-            except TimeoutError:
+            if seconds:
+                try:
+                    await asyncio.wait_for(self._somebody.wait(), seconds)
+                except TimeoutError:
+                    pass
+                else:
+                    continue
+            # Somebody may have joined since the event that has woken this.
+            if self._count == 0:
                 self.is_open = False
                 return

@@ -67,7 +67,8 @@ class State:
         path = folder / "database"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
+            if folder.stat().st_mode & 0o7777 != 0o711:  # where workers pass through to what is theirs
+                folder.chmod(0o700)
             self._key = _key(folder / "key", may_make=not path.exists())
             _make_private(path)
             self.database = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)

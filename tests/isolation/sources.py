@@ -76,7 +76,7 @@ while True:
     "memory_in_children": Fault(
         _udf(
             """
-for _ in range(4):
+for _ in range(2):
     if os.fork() == 0:
         held = b"x" * (400 * 2**20)
         time.sleep(3600)
@@ -186,6 +186,33 @@ for number in range(10000):
         ),
         422,
         ("scratch", "longer than"),
+    ),
+    "deep_folders": Fault(
+        _udf(
+            """
+os.chdir(os.environ["TMPDIR"])
+for _ in range(3000):
+    os.mkdir("d")
+    os.chdir("d")
+while True: time.sleep(1)
+"""
+        ),
+        422,
+        ("scratch",),
+    ),
+    "folders_that_can_not_be_opened": Fault(
+        _udf(
+            """
+os.chdir(os.environ["TMPDIR"])
+os.makedirs("a/b")
+os.mkdir("a/b/c", 0)
+for number in range(3000):
+    os.mkdir(f"n{number}", 0o300)
+os._exit(3)
+"""
+        ),
+        422,
+        ("exited with status 3", "can't be counted"),
     ),
     "broken_str": Fault(
         _udf("raise Odd()", "class Odd(Exception):\n    def __str__(self): raise ValueError('no')"),

@@ -123,6 +123,19 @@ def test_what_would_lead_out_is_refused(hostile: Server, body: str) -> None:
         pytest.param(321, "0, 0, 0", id="bpf"),
         pytest.param(157, "1, 0, 0, 0, 0", id="outlive"),
         pytest.param(56, "0x10000011, 0, 0, 0, 0", id="clone_into_a_namespace"),
+        pytest.param(56, "0x8011, 0, 0, 0, 0", id="a_child_of_the_zygotes"),
+        pytest.param(302, "{pid}, 4, 0, 0", id="prlimit"),
+        pytest.param(203, "{pid}, 0, 0", id="sched_setaffinity"),
+        pytest.param(144, "{pid}, 0, 0", id="sched_setscheduler"),
+        pytest.param(141, "0, {pid}, 0", id="setpriority"),
+        pytest.param(141, "2, 0, 0", id="setpriority_of_a_user"),
+        pytest.param(251, "1, {pid}, 0", id="ioprio_set"),
+        pytest.param(279, "{pid}, 0, 0, 0, 0, 0", id="move_pages"),
+        pytest.param(66, "0, 0, 0", id="semctl"),
+        pytest.param(31, "0, 0, 0", id="shmctl"),
+        pytest.param(71, "0, 0, 0", id="msgctl"),
+        pytest.param(72, "0, 1024, 0", id="lease"),
+        pytest.param(16, "0, 0x40086602, 0", id="file_flags"),
     ],
 )
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86_64")
@@ -132,6 +145,35 @@ def test_system_calls_that_lead_out_are_refused(hostile: Server, call: int, valu
     body = f"(ctypes.CDLL(None, use_errno=True).syscall({call}, {numbers}), ctypes.get_errno())"
 
     assert "(-1, 1)" in evaluated(hostile, body)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["os.chmod({path!r}, 0o777)", "os.utime({path!r}, (1, 1))", "os.setxattr({path!r}, 'user.x', b'1')"],
+)
+@pytest.mark.parametrize("name", [".tileserver/database", "other/data/secret.csv", "hostile/data/own.csv"])
+def test_what_is_known_of_files_is_not_changed(hostile: Server, name: str, change: str) -> None:
+    """Landlock lets a user change modes, times and attributes of all that it owns, wherever that is."""
+    path = hostile.workspace / name
+    before = path.stat()
+
+    said = evaluated(hostile, change.format(path=str(path)))
+
+    assert '"None"' in said or "Operation not supported" in said, said
+    assert (path.stat().st_mode, path.stat().st_mtime) == (before.st_mode, before.st_mtime)
+    assert os.listxattr(path) == []
+
+
+def test_files_of_its_own_can_be_copied(hostile: Server) -> None:
+    """Copying sets modes and times, too, and does not mind."""
+    said = evaluated(hostile, "__import__('shutil').copy2('data/own.csv', os.environ['TMPDIR'])")
+
+    assert "own.csv" in said and "Error" not in said
+
+
+def test_memory_that_no_process_has_mapped_is_not_to_be_had(hostile: Server) -> None:
+    """No limit would count it."""
+    assert "Function not implemented" in evaluated(hostile, "os.memfd_create('x')")
 
 
 def test_sockets_of_this_machines_programs_are_refused(hostile: Server) -> None:

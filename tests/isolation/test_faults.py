@@ -86,6 +86,25 @@ def test_nothing_that_a_worker_sends_is_unpickled(hostile: Server) -> None:
     assert not Path("/tmp/tileserver-pickled").exists()
 
 
+def test_the_limits_hold_after_whatever_was_left_in_scratch(hostile: Server) -> None:
+    """Folders too deep to walk through stop neither those who look after memory, nor the next worker that has
+    the same place for its scratch."""
+    assert "scratch" in hostile.get("/{hostile}/deep_folders?cache_max_age=0").text
+
+    answer = hostile.get("/{hostile}/memory_in_children?cache_max_age=0")
+
+    assert "memory_limit" in answer.text
+    scratch = hostile.workspace / ".tileserver/scratch"
+    with ThreadPoolExecutor(8) as threads:
+        answers = threads.map(
+            lambda n: hostile.get(f"/{{innocent}}/calm.json?n={n}&cache_max_age=0").status_code, range(16)
+        )
+        assert set(answers) == {200}
+    gone_by = time.monotonic() + 5
+    while any(path.name.startswith("gone-") for path in scratch.iterdir()):
+        assert time.monotonic() < gone_by, list(scratch.iterdir())
+
+
 def test_one_owner_does_not_starve_another(hostile: Server) -> None:
     """While endless loops of one canvas wait for workers, another canvas is served."""
     with ThreadPoolExecutor(10) as threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from tileserver.app import create_app
 from tileserver.errors import ConfigurationError
 from tileserver.executor.confinement import Confinement, unreadable
 from tileserver.executor.local import LocalPool
+from tileserver.protocol import Bundle
 from tileserver.sandbox import Part
 
 ALL: frozenset[Part] = frozenset({"user", "no_new_privs", "limits", "landlock", "seccomp"})
@@ -103,6 +105,92 @@ def test_the_doctor_prints_one_level_and_what_is_missing(tmp_path: Path) -> None
     assert facts["missing"].keys() == ALL - set(facts["parts"])
     assert "succeeded" not in facts["attacks"].values()
     assert set(facts["works"].values()) == {"yes"}
+
+
+OLDER = """
+import fcntl, os, socket, sys, tempfile
+from tileserver.sandbox import seccomp
+from tileserver.sandbox.system import PR_SET_NO_NEW_PRIVS, prctl
+path = tempfile.NamedTemporaryFile().name
+open(path, "w").write("kept")
+prctl(PR_SET_NO_NEW_PRIVS, 1)
+seccomp.install(seccomp.assemble("on", shared=seccomp.Shared(user=True, signals=True, truncation=True)))
+held = open(path)
+for attack in (
+    lambda: os.truncate(path, 0),
+    lambda: os.open(path, os.O_RDONLY | os.O_TRUNC),
+    lambda: os.kill(os.getppid(), 0),
+    lambda: fcntl.fcntl(held, fcntl.F_SETOWN, os.getppid()),
+    lambda: fcntl.fcntl(held, fcntl.F_SETSIG, 9),
+    lambda: fcntl.ioctl(socket.socket(), 0x8901, os.getppid().to_bytes(4, sys.byteorder)),
+):
+    try:
+        attack()
+    except PermissionError as error:
+        print(error.errno)
+os.kill(os.getpid(), 0)
+os.chmod(held.fileno(), 0o777)
+print(open(path).read(), os.stat(path).st_mode & 0o100)
+open(path, "w").write("written")
+print(open(path).read())
+"""
+
+
+def test_what_an_older_landlock_leaves_open_is_closed(tmp_path: Path) -> None:
+    """Before its third version it lets files be cut short that can only be read; before its sixth it doesn't
+    keep signals inside, whoever sends them. Ordinary writing goes on."""
+    told = subprocess.run(
+        [sys.executable, "-c", OLDER],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent), "TMPDIR": str(tmp_path)},
+    )
+
+    assert told.stdout.splitlines() == ["1"] * 6 + ["kept 0", "written"], told
+
+
+def test_a_folder_that_holds_the_workspace_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs may lie in a folder that the workspace lies in, too (an editable install, or one in /usr/src).
+    Only what is beside the workspace can be read then, and it is told."""
+    workspace = tmp_path / "project/workspace"
+    beside, data, city = tmp_path / "project/lib", workspace / "data", workspace / "city"
+    for folder in (beside, data, city, workspace / ".tileserver"):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "project")])
+    state = workspace / ".tileserver"
+    confinement = Confinement(state, workspace=workspace, read=[workspace], parts=ALL - {"user"})
+    bundle = Bundle("b", "city", "city", str(city), {}, {}, {})
+    confinement.prepare()
+
+    allowed = confinement.plan(bundle, 0).read
+
+    within = {path for path in allowed if path.startswith(str(tmp_path))}
+    assert within == {str(path) for path in (beside, data, city)}
+    assert [note for note in confinement.notes if str(tmp_path / "project") in note]
+
+
+@pytest.mark.parametrize(
+    ("said", "was_refused"),
+    [
+        ((errno.EPERM, "PermissionError"), True),
+        ((errno.EACCES, "PermissionError"), True),
+        ((errno.ENOENT, "FileNotFoundError"), False),
+        ((errno.ETIMEDOUT, "TimeoutError"), False),
+        ((0, "NameError"), False),
+        (None, False),
+    ],
+)
+def test_an_attack_that_fails_for_another_reason_proves_nothing(
+    said: tuple[int, str] | None, was_refused: bool
+) -> None:
+    """What isn't there, or takes too long, was not refused."""
+    attempt = doctor._judged("read a file", True, "open('x')", said)
+
+    assert attempt.is_well is was_refused
+    assert was_refused or attempt.outcome.startswith("succeeded" if said is None else "could not be tried")
 
 
 class Level(Raising):

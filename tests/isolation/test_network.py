@@ -74,6 +74,25 @@ def test_this_machine_and_its_network_can_not_be_reached_in_public(serve: Callab
     )
 
 
+def test_a_packet_goes_where_the_address_says(serve: Callable[..., Server]) -> None:
+    """A route in its header would send it to a neighbour first."""
+    server = serve(FILES, "--network", "public")
+
+    refused = "Operation not permitted"
+    route = "bytes((131, 7, 4, 10, 0, 0, 1, 0))"
+    assert refused in evaluated(server, f"socket.socket().setsockopt(0, 4, {route})")
+    assert refused in evaluated(server, "socket.socket(socket.AF_INET6).setsockopt(41, 57, bytes(24))")
+    assert '"None"' in evaluated(server, "socket.socket().setsockopt(socket.IPPROTO_TCP, 1, 1)")
+
+
+def test_a_worker_that_closes_its_channel_is_missed_at_once(serve: Callable[..., Server]) -> None:
+    """Its supervisor holds nothing of the worker's open."""
+    server = serve(FILES, "--network", "public", "--time-limit", "20s")
+
+    body = "[__import__('os').closerange(3, 1000), __import__('time').sleep(60)]"
+    assert "ended in the middle" in evaluated(server, body)
+
+
 INSIDE = """
 import ctypes, fcntl, os, socket, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -83,13 +102,13 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sHH4s16s", name, socket.AF_INET, 0, socket.inet_aton(address), b"")
         fcntl.ioctl(control, 0x8916, request)
     fcntl.ioctl(control, 0x8914, struct.pack("16sH22s", b"lo", 0x1 | 0x40, b""))
-from tileserver.sandbox import Plan, available, confine
+from tileserver.sandbox import SYSTEM, Plan, available, confine
 servers = [socket.create_server((host, 4443)) for host in ("8.8.8.8", "127.0.0.1")]
 pid = os.fork()
 if pid == 0:
     os.setsid()
     parts = tuple(available() - {"user"})
-    confine(Plan(parts=parts, read=(sys.prefix, sys.base_prefix, *sys.path), network="public"))
+    confine(Plan(parts=parts, read=(*SYSTEM, sys.prefix, sys.base_prefix, *sys.path), network="public"))
     for host in ("8.8.8.8", "127.0.0.1"):
         try:
             with socket.create_connection((host, 4443), 5) as connection:
@@ -115,6 +134,20 @@ def test_public_addresses_can_be_reached_in_public() -> None:
     assert told.stdout.splitlines() == ["8.8.8.8 connected to 8.8.8.8", "127.0.0.1 Permission denied"], told
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a network to try it in")
+def test_a_supervisor_makes_so_many_connections_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were interrupted go on in it, and a thread each would use up the machine's."""
+    text = "from tileserver.sandbox import gate; gate._MOST_CONNECTING = 0\n" + textwrap.dedent(INSIDE)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
+
+    told = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=30)
+
+    assert told.stdout.splitlines() == [
+        "8.8.8.8 Resource temporarily unavailable",
+        "127.0.0.1 Resource temporarily unavailable",
+    ], told
+
+
 @pytest.mark.parametrize(
     ("address", "public"),
     [
@@ -123,6 +156,13 @@ def test_public_addresses_can_be_reached_in_public() -> None:
         *(("0.0.0.0", False), ("255.255.255.255", False), ("224.0.0.1", False), ("240.0.0.1", False)),
         *(("::1", False), ("::", False), ("fe80::1", False), ("fd00::1", False), ("ff02::1", False)),
         *(("::ffff:127.0.0.1", False), ("::ffff:10.0.0.1", False), ("::ffff:8.8.8.8", True)),
+        *(
+            ("64:ff9b::808:808", True),
+            ("64:ff9b:1::808:808", False),
+            ("fec0::1", False),
+            ("::8.8.8.8", False),
+        ),
+        ("168.63.129.16", False),  # a cloud's own services, at an address that looks like any other
         *(("64:ff9b::7f00:1", False), ("2002:7f00:1::", False), ("2002:a00:1::", False)),
     ],
 )

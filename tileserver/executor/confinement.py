@@ -7,8 +7,8 @@ has a user of its own, the folder's group is the owner's.
 
 from __future__ import annotations
 
+import itertools
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -17,6 +17,7 @@ from typing import Final
 
 from tileserver import sandbox
 from tileserver.errors import ConfigurationError
+from tileserver.executor import trees
 from tileserver.protocol import Bundle
 from tileserver.sandbox import Level, Part, Plan, identity
 
@@ -26,7 +27,8 @@ _FILE_SIZE: Final = 4 * 2**30
 
 class Confinement:
     """Makes a ``Plan`` for each worker of a pool. ``memory`` is bytes for one worker, ``read`` are folders
-    that every UDF may read."""
+    that every UDF may read; ``workspace`` is one that none may beyond its own canvas, ``cache_dir`` one that
+    none may at all."""
 
     def __init__(
         self,
@@ -35,6 +37,8 @@ class Confinement:
         mode: str = "auto",
         network: str = "on",
         memory: int = 4 * 2**30,
+        workspace: Path | None = None,
+        cache_dir: Path | None = None,
         read: Sequence[Path] = (),
         parts: frozenset[Part] | None = None,
     ) -> None:
@@ -49,12 +53,20 @@ class Confinement:
         self._memory = memory
         self._scratch = state_dir / "scratch"
         self._caches = state_dir / "udf-cache"
-        self._read = (*_program_folders(), *(str(path) for path in read))
         self.notes: tuple[str, ...] = ()
-        if "user" in self.parts and "landlock" not in self.parts:
-            self._without_landlock(state_dir)
+        state = [state_dir, *([] if cache_dir is None else [cache_dir])]
+        private = [*state, *([] if workspace is None else [workspace])]
+        self._system = self._apart_from(private, sandbox.SYSTEM)
+        self._read = self._apart_from(private, _program_folders())
+        self._read += self._apart_from(state, map(str, read))
+        self._reads_all = {"landlock", "no_new_privs"} <= self.parts and identity.can_read_all()
+        if "user" in self.parts and not self._reads_all:
+            self._without_power(state_dir)
+        if "user" not in self.parts:
+            self._reads_all = identity.can_read_all()
         self._first = identity.first_id() if "user" in self.parts else None
         self._groups: dict[str, int] = {}
+        self._gone = itertools.count()
         if mode == "strict" and self.level not in ("A", "B"):
             missing = ", ".join(sorted(self.missing))
             raise ConfigurationError(
@@ -65,7 +77,21 @@ class Confinement:
                 f"network = {network} can't be enforced on this machine: it needs the part seccomp"
             )
 
-    def _without_landlock(self, state_dir: Path) -> None:
+    def _apart_from(self, private: Sequence[Path], folders: Iterable[str]) -> tuple[str, ...]:
+        """Folders that may be read; of one that a private folder lies in, what is beside that."""
+        found: list[str] = []
+        kept = [os.path.realpath(path) for path in private]
+        for folder in folders:
+            parted = tuple(_beside(folder, kept))
+            found += parted
+            if parted != (folder,):
+                note = (
+                    f"{folder} holds the workspace or its state: UDF code may read what is beside those only"
+                )
+                self.notes += (f"{note}, and import nothing from {folder} itself",)
+        return tuple(dict.fromkeys(found))
+
+    def _without_power(self, state_dir: Path) -> None:
         """Other users must then reach their places as any user would. Where something is in the way, workers
         stay root's: better known to be open than closed to what they need."""
         first = identity.first_id() or 0
@@ -75,7 +101,7 @@ class Confinement:
             state_dir.chmod(0o711)
         else:
             self.parts -= {"user"}
-            self.notes = (f"workers have no users of their own: those could not read {stopped_by}",)
+            self.notes += (f"workers have no users of their own: those could not read {stopped_by}",)
 
     @property
     def level(self) -> Level:
@@ -87,10 +113,11 @@ class Confinement:
 
     def prepare(self) -> None:
         """Make the folders, and forget what earlier workers left in theirs."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch.exists():
+            trees.remove(self._scratch)
         for folder in (self._scratch, self._caches):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if "user" in self.parts and "landlock" not in self.parts:
+            if "user" in self.parts and not self._reads_all:
                 folder.chmod(0o711)
         for folder in self._caches.iterdir():
             with suppress(OSError):
@@ -106,23 +133,25 @@ class Confinement:
         if self._first is not None:
             uid, gid = self._first + slot, self._group(bundle.owner)
         home = self.scratch(slot)
-        shutil.rmtree(home, ignore_errors=True)
+        if home.exists():
+            trees.remove(self.forget(slot))
         home.mkdir(mode=0o700)
         cache = self._caches / bundle.owner
         written = [cache, *([] if bundle.canvas else [Path(bundle.folder)])]
         for folder in written:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if gid is not None and folder.stat().st_gid != gid:
-                _give(folder, gid)
+                trees.give(folder, gid)
         if uid is not None and gid is not None:
             os.chown(home, uid, gid)
         return Plan(
             parts=tuple(sorted(self.parts)),
-            read=(*self._read, *([bundle.folder] if bundle.canvas else [])),
+            read=(*self._system, *self._read, *([bundle.folder] if bundle.canvas else [])),
             write=(str(home), *(str(folder) for folder in written)),
             home=str(home),
             uid=uid,
             gid=gid,
+            reads_all=self._reads_all,
             memory=self._memory,
             file_size=_FILE_SIZE,
             network=self.network,
@@ -133,9 +162,12 @@ class Confinement:
             },
         )
 
-    def forget(self, slot: int) -> None:
-        """Remove what the worker of a slot has left in its scratch."""
-        shutil.rmtree(self.scratch(slot), ignore_errors=True)
+    def forget(self, slot: int) -> Path:
+        """Free a slot: what its worker has left in its scratch is moved aside, to be removed."""
+        aside = self._scratch / f"gone-{next(self._gone)}"
+        with suppress(FileNotFoundError):
+            self.scratch(slot).rename(aside)
+        return aside
 
     def _group(self, owner: str) -> int:
         """The owner's group: the one that its cache folder has, or the next that none has."""
@@ -146,14 +178,14 @@ class Confinement:
         return self._groups[owner]
 
 
-def _give(folder: Path, gid: int) -> None:
-    """Let a group, and nobody else, write in a folder and have what is made there."""
-    for place, _, names in os.walk(folder):
-        os.chown(place, -1, gid)
-        Path(place).chmod(0o2770)
-        for name in names:
-            with suppress(OSError):
-                os.chown(Path(place) / name, -1, gid, follow_symlinks=False)
+def _beside(folder: str, private: Sequence[str]) -> Iterable[str]:
+    real = os.path.realpath(folder)
+    if not any(os.path.commonpath((real, path)) == real for path in private):
+        yield folder
+    elif real not in private:
+        with suppress(OSError):
+            for name in sorted(os.listdir(real)):
+                yield from _beside(os.path.join(real, name), private)
 
 
 def _program_folders() -> Iterable[str]:

@@ -16,19 +16,20 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from tileserver import errors, replies
 from tileserver.errors import Overloaded, TileServerError, UdfError, UdfKilled, UdfTimeout
-from tileserver.executor import Answers, watch
+from tileserver.executor import Answers, trees
 from tileserver.executor.asking import Asking
 from tileserver.executor.channel import ChannelClosed
 from tileserver.executor.confinement import Confinement
 from tileserver.executor.waiting import Line
-from tileserver.executor.zygote import Child, Zygote
+from tileserver.executor.watch import Watch
+from tileserver.executor.workers import Worker
+from tileserver.executor.zygote import Zygote
 from tileserver.interest import Interest
 from tileserver.protocol import Bundle, Encoded, Job
 
@@ -37,51 +38,15 @@ log = logging.getLogger("tileserver.executor")
 _SPARE: Final = 2  # workers of no owner kept ready
 _RUNS_BEFORE_RETIRING: Final = 5000
 _EXIT_WAIT: Final = 0.5
+_AGAIN: Final = 0.25  # after something couldn't be started
 _SOFT_WAIT: Final = 1.0  # between asking an abandoned run to stop and killing it
-_LOOK_EVERY: Final = 0.25  # at memory; at the rest every fourth time
-_SHARE_OF_MACHINE: Final = 0.75
 _MOST_WAITING: Final = 8  # workers that wait for nested calls, for each one of the pool's size
-_IDLE_TICKS: Final = 10  # of processor time in a second, by a worker that has nothing to do
 _CONFINEMENT_FAILED: Final = 71  # exit status, see the worker
 _REASONS: Final = frozenset({"children", "memory", "threads", "descriptors"})
 
 
 class _NotBegun(Exception):
     """The worker has ended before it took up the run."""
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """``ended_by`` says why the pool itself has ended it."""
-
-    child: Child
-    slot: int
-    exited: asyncio.Future[int]
-    owner: str | None = None
-    bundle: str | None = None
-    environment: Mapping[str, str] | None = field(default=None, repr=False)
-    runs: int = 0
-    last_udf: str = ""
-    busy: bool = False
-    asking: Asking | None = None
-    ticks: int | None = None
-    ended_by: str = ""
-    gone: bool = False
-
-    @property
-    def usable(self) -> bool:
-        return not (self.gone or self.child.channel.closed.done())
-
-    @property
-    def takes_a_place(self) -> bool:
-        """One that waits for a nested call leaves its place to that: if it did not, workers that all wait for
-        one another would wait for ever."""
-        return self.usable and not self.waits
-
-    @property
-    def waits(self) -> bool:
-        """Whether its run waits for nested calls."""
-        return self.asking is not None and self.asking.count > 0
 
 
 class LocalPool:
@@ -106,18 +71,22 @@ class LocalPool:
         self._queue_limit = queue_limit
         self._queue_time_limit = queue_time_limit
         self._abandon_grace = abandon_grace
-        self._memory_limit = memory_limit
-        self._memory_together = int(_SHARE_OF_MACHINE * watch.machine_memory())
         self._zygote = Zygote(
             scratch=state_dir / "scratch",
             limits={"output_limit": output_limit, "udf_cache": str(state_dir / "udf-cache")},
             max_body=output_limit,
             max_log=log_limit,
-            exited=self._exited,
             lost=self._zygote_lost,
         )
-        self._workers: dict[int, _Worker] = {}
-        self._line: Line[_Worker] = Line()
+        self._workers: dict[int, Worker] = {}
+        self._watch = Watch(
+            self._workers,
+            self.confinement.scratch,
+            memory=memory_limit,
+            excess=self._kill_for,
+            idle=self._retire,
+        )
+        self._line: Line[Worker] = Line()
         self._environments: dict[str, Mapping[str, str]] = {}
         self._replenishing: asyncio.Task[None] | None = None
         self._restarting: asyncio.Task[None] | None = None
@@ -128,9 +97,11 @@ class LocalPool:
     # -- lifetime
 
     async def __aenter__(self) -> Self:
+        for note in self.confinement.notes:
+            log.warning("sandbox: %s", note)
         self.confinement.prepare()
         await self._zygote.start()
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = asyncio.create_task(self._watch.forever())
         self._watching.add_done_callback(_log_failure)
         self._replenish()
         return self
@@ -193,7 +164,7 @@ class LocalPool:
         return Encoded(encoded.body, encoded.media_type, encoded.created, {**encoded.meta, **took})
 
     async def _run_in(
-        self, worker: _Worker, job: Job, bundle: Bundle, answers: Answers | None, interest: Interest | None
+        self, worker: Worker, job: Job, bundle: Bundle, answers: Answers | None, interest: Interest | None
     ) -> Encoded:
         """Run a job in a worker that is let go of afterwards, and watch who waits for it."""
         now = time.monotonic()
@@ -211,7 +182,7 @@ class LocalPool:
             worker.asking = None
             self._release(worker)
 
-    async def _run_on(self, worker: _Worker, job: Job, bundle: Bundle, limit: float) -> Encoded:
+    async def _run_on(self, worker: Worker, job: Job, bundle: Bundle, limit: float) -> Encoded:
         self._counts["runs"] += 1
         child, asking = worker.child, worker.asking
         assert asking is not None
@@ -229,7 +200,7 @@ class LocalPool:
             if limit < job.time_limit:
                 text = f"TimeoutError: {job.udf} ran longer than the run that called it may"
             failure = self._with_output(UdfTimeout(text), worker)
-            self._kill(worker, "timeout")
+            self._kill(worker)
             raise failure from None
         except ChannelClosed:
             if worker.runs > 1 and not child.channel.has_begun and not worker.ended_by:
@@ -239,10 +210,10 @@ class LocalPool:
             text = f"the worker process ended in the middle of the run: {reason}"
             raise self._with_output(UdfKilled(text), worker) from None
         except asyncio.CancelledError:
-            self._kill(worker, "cancelled")
+            self._kill(worker)
             raise
-        if header.get("retire") in _REASONS:
-            worker.ended_by = str(header["retire"])
+        if isinstance(retire := header.get("retire"), str) and retire in _REASONS:
+            worker.ended_by = retire
         if header.get("type") == "result":
             output = {"stdout": child.stdout.take(), "stderr": child.stderr.take()}
             meta = {**replies.checked(header["meta"]), **output}
@@ -250,7 +221,7 @@ class LocalPool:
         self._counts["failed"] += 1
         raise self._with_output(_failure(header), worker)
 
-    def _enter(self, worker: _Worker, job: Job, bundle: Bundle) -> None:
+    def _enter(self, worker: Worker, job: Job, bundle: Bundle) -> None:
         """Make a worker the owner's, and tell it of the bundle, where it doesn't know."""
         channel = worker.child.channel
         worker.last_udf = job.udf
@@ -263,18 +234,18 @@ class LocalPool:
             worker.bundle, worker.environment = bundle.id, bundle.environment
 
     @staticmethod
-    def _with_output(failure: TileServerError, worker: _Worker) -> TileServerError:
+    def _with_output(failure: TileServerError, worker: Worker) -> TileServerError:
         if isinstance(failure, UdfError):
             failure.stdout, failure.stderr = worker.child.stdout.take(), worker.child.stderr.take()
         return failure
 
-    async def _exit_reason(self, worker: _Worker) -> str:
+    async def _exit_reason(self, worker: Worker) -> str:
         if worker.ended_by:
             return f"it {worker.ended_by}"
         try:
             status = await asyncio.wait_for(asyncio.shield(worker.exited), _EXIT_WAIT)
-        except (TimeoutError, asyncio.CancelledError):
-            self._kill(worker, "protocol")
+        except TimeoutError:
+            self._kill(worker)
             return "it broke the connection"
         if status == _CONFINEMENT_FAILED:
             log.error("a worker could not be confined: %s", worker.child.stderr.take().strip())
@@ -282,7 +253,7 @@ class LocalPool:
             return f"killed by {signal.Signals(-status).name}"
         return f"it exited with status {status}"
 
-    async def _end_when_abandoned(self, worker: _Worker, interest: Interest) -> None:
+    async def _end_when_abandoned(self, worker: Worker, interest: Interest) -> None:
         """A run that nobody waits for goes on for a while, so that a map that is moved costs no warm worker;
         then it is interrupted, then killed."""
         await interest.lost_for(self._abandon_grace)
@@ -290,7 +261,7 @@ class LocalPool:
         self._zygote.interrupt(worker.child.pid)
         await asyncio.sleep(_SOFT_WAIT)
         worker.ended_by = "was killed: nobody waited for it any more"
-        self._kill(worker, "abandoned")
+        self._kill(worker)
 
     def _use_environment(self, bundle: Bundle) -> None:
         """Retire idle workers that have another environment than this owner has now: libraries keep what
@@ -300,14 +271,14 @@ class LocalPool:
             if worker.usable and not self._is_current(worker):
                 self._retire(worker, "environment")
 
-    def _is_current(self, worker: _Worker) -> bool:
+    def _is_current(self, worker: Worker) -> bool:
         if worker.environment is None or worker.owner is None:
             return True
         return worker.environment == self._environments.get(worker.owner)
 
     # -- who runs next
 
-    async def _acquire(self, job: Job, interest: Interest | None) -> _Worker:
+    async def _acquire(self, job: Job, interest: Interest | None) -> Worker:
         length = self._line.length(job.owner)
         if length >= self._queue_limit and not job.nested:
             self._counts["refused"] += 1
@@ -351,7 +322,7 @@ class LocalPool:
                 progress = True
         self._replenish()
 
-    def _worker_for(self, job: Job) -> _Worker | None:
+    def _worker_for(self, job: Job) -> Worker | None:
         """An idle worker of the owner, best the last to run this UDF; else one of no owner, unless others
         wait and the owner has its share."""
         idle = [w for w in self._workers.values() if w.usable and not w.busy]
@@ -371,16 +342,16 @@ class LocalPool:
             return False
         return self._held()[owner] >= max(1, self._size // 2) + beyond
 
-    def _release(self, worker: _Worker) -> None:
+    def _release(self, worker: Worker) -> None:
         worker.busy = False
         if not worker.usable:
-            self._discard(worker)
+            self._kill(worker)  # what has closed its channel may live on
         elif reason := self._reason_to_retire(worker):
             self._retire(worker, reason)
         if not self._closing:
             self._dispatch()
 
-    def _reason_to_retire(self, worker: _Worker) -> str | None:
+    def _reason_to_retire(self, worker: Worker) -> str | None:
         if worker.ended_by:
             return worker.ended_by
         if worker.runs >= _RUNS_BEFORE_RETIRING:
@@ -433,9 +404,15 @@ class LocalPool:
 
     async def _fork_until_enough(self) -> None:
         while not self._closing and self._make_room() > 0:
-            child = await self._zygote.fork()
-            worker = _Worker(child, self._free_slot(), asyncio.get_running_loop().create_future())
+            try:
+                child = await self._zygote.fork()
+            except (OSError, TileServerError) as error:
+                log.warning("a worker could not be started, and will be tried again: %s", error)
+                await asyncio.sleep(_AGAIN)
+                continue
+            worker = Worker(child, self._free_slot())
             self._workers[child.pid] = worker
+            child.exited.add_done_callback(functools.partial(self._exited, worker))
             child.channel.closed.add_done_callback(functools.partial(self._lost, worker))
             self._dispatch()
 
@@ -443,37 +420,44 @@ class LocalPool:
         used = {worker.slot for worker in self._workers.values()}
         return next(slot for slot in itertools.count() if slot not in used)
 
-    def _lost(self, worker: _Worker, _: asyncio.Future[None]) -> None:
+    def _lost(self, worker: Worker, _: asyncio.Future[None]) -> None:
         """The channel is gone: whoever runs on it is told by its own request."""
         if not worker.busy:
-            self._kill(worker, "lost")
+            self._kill(worker)
         if not self._closing:
             self._dispatch()
 
-    def _retire(self, worker: _Worker, reason: str) -> None:
+    def _retire(self, worker: Worker, reason: str) -> None:
         self._counts["retired"] += 1
         self._counts[f"retired_{reason}"] += 1
-        self._kill(worker, reason)
+        self._kill(worker)
 
-    def _kill(self, worker: _Worker, reason: str) -> None:
-        self._zygote.kill(worker.child.pid)
+    def _kill_for(self, worker: Worker, what: str, reason: str) -> None:
+        """End a worker that uses too much of something; its run is told the reason."""
+        self._counts[f"killed_{what}"] += 1
+        worker.ended_by = reason
+        self._kill(worker)
+
+    def _kill(self, worker: Worker) -> None:
+        if not worker.exited.done():
+            self._zygote.kill(worker.child.pid)
         self._discard(worker)
 
-    def _discard(self, worker: _Worker) -> None:
+    def _discard(self, worker: Worker) -> None:
         """Have nothing more to do with a worker; its slot is free once its process has exited."""
         worker.gone = True
         worker.child.channel.close()
         worker.child.stdout.close()
         worker.child.stderr.close()
         if worker.exited.done() and self._workers.pop(worker.child.pid, None) is not None:
-            self.confinement.forget(worker.slot)
+            # Removing what it has left can take long.
+            asyncio.get_running_loop().run_in_executor(
+                None, trees.remove, self.confinement.forget(worker.slot)
+            )
 
-    def _exited(self, pid: int, status: int) -> None:
-        worker = self._workers.get(pid)
-        if worker is not None and not worker.exited.done():
-            worker.exited.set_result(status)
-            if not worker.busy:
-                self._discard(worker)
+    def _exited(self, worker: Worker, _: asyncio.Future[int]) -> None:
+        if not worker.busy:
+            self._discard(worker)
 
     def _zygote_lost(self) -> None:
         """Its children die with it; start another one."""
@@ -481,60 +465,22 @@ class LocalPool:
             return
         log.warning("the process that forks workers ended; starting another one")
         for worker in tuple(self._workers.values()):
-            if not worker.exited.done():
-                worker.exited.set_result(-signal.SIGKILL)
             self._discard(worker)
         self._restarting = asyncio.create_task(self._restart())
         self._restarting.add_done_callback(_log_failure)
 
     async def _restart(self) -> None:
-        await self._zygote.start()
+        while True:
+            try:
+                await self._zygote.start()
+                break
+            except (OSError, TileServerError) as error:
+                log.error("the process that forks workers can't be started: %s", error)  # noqa: TRY400 - it says all
+                await asyncio.sleep(_AGAIN)
         self._dispatch()
 
-    # -- what workers use
 
-    async def _watch(self) -> None:
-        for turn in itertools.count():
-            await asyncio.sleep(_LOOK_EVERY)
-            await self._watch_memory()
-            if turn % 4 == 0:
-                self._watch_idle()
-                await self._watch_scratch()
-
-    async def _watch_memory(self) -> None:
-        if not any(worker.busy for worker in self._workers.values()):
-            return
-        pids = [worker.child.pid for worker in self._workers.values() if worker.usable]
-        found = await asyncio.to_thread(
-            watch.largest_over, pids, each=self._memory_limit, together=self._memory_together
-        )
-        worker = self._workers.get(found[0]) if found else None
-        if worker is not None and found is not None:
-            self._counts["killed_memory"] += 1
-            worker.ended_by = found[1]
-            self._kill(worker, "memory")
-
-    def _watch_idle(self) -> None:
-        """Retire workers that compute although nobody asked them to: something of a run lives on in them."""
-        for worker in tuple(self._workers.values()):
-            if worker.busy or worker.owner is None or not worker.usable:
-                worker.ticks = None
-                continue
-            ticks = watch.processor_ticks(worker.child.pid)
-            if worker.ticks is not None and ticks - worker.ticks > _IDLE_TICKS:
-                self._retire(worker, "threads")
-            worker.ticks = ticks
-
-    async def _watch_scratch(self) -> None:
-        for worker in [w for w in self._workers.values() if w.busy and w.usable]:
-            size = await asyncio.to_thread(watch.folder_size, self.confinement.scratch(worker.slot))
-            if size > watch.SCRATCH_LIMIT and worker.usable:
-                self._counts["killed_scratch"] += 1
-                worker.ended_by = f"wrote more than {watch.SCRATCH_LIMIT // 2**20} MiB into its scratch"
-                self._kill(worker, "scratch")
-
-
-async def _first_of(worker: asyncio.Future[_Worker], interest: Interest | None, limit: float) -> None:
+async def _first_of(worker: asyncio.Future[Worker], interest: Interest | None, limit: float) -> None:
     """Wait for a worker, no longer than ``limit`` seconds, and not once nobody waits for what it would do."""
     if interest is None:
         await asyncio.wait({worker}, timeout=limit)

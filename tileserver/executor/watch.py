@@ -6,15 +6,92 @@ theirs. So the proportional share is asked for only where the cheap sum passes a
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from tileserver.executor import trees
+from tileserver.executor.workers import Worker
+
+log = logging.getLogger("tileserver.executor")
+
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
-SCRATCH_LIMIT: Final = 2 * 2**30  # bytes, for one worker
+_SCRATCH: Final = 2 * 2**30  # bytes, for one worker
+_LOOK_EVERY: Final = 0.25  # at memory while anything runs; at all else every fourth time
+_SHARE_OF_MACHINE: Final = 0.75
+_IDLE_TICKS: Final = 10  # of processor time in a second, by a worker that has nothing to do
+
+
+class Watch:
+    """Looks at a pool's workers again and again. ``excess`` is called with a worker that is to be ended, what
+    it uses too much of, and the reason for people; ``idle`` with one that computes although nobody asked it
+    to. ``memory`` is bytes for one worker; ``scratch`` tells where its scratch is."""
+
+    def __init__(
+        self,
+        workers: Mapping[int, Worker],
+        scratch: Callable[[int], Path],
+        *,
+        memory: int,
+        excess: Callable[[Worker, str, str], None],
+        idle: Callable[[Worker, str], None],
+    ) -> None:
+        self._workers = workers
+        self._scratch = scratch
+        self._memory = memory
+        self._together = int(_SHARE_OF_MACHINE * machine_memory())
+        self._excess = excess
+        self._idle = idle
+        self._looks = 0
+
+    async def forever(self) -> None:
+        """Folders take longer to look at than memory does, and neither waits for the other."""
+        await asyncio.gather(
+            self._again(_LOOK_EVERY, self._look_at_memory),
+            self._again(4 * _LOOK_EVERY, self._look_at_idle),
+            self._again(4 * _LOOK_EVERY, self._look_at_scratch),
+        )
+
+    async def _again(self, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await look()
+            except Exception:  # whatever one look comes across: without any, there would be no limits
+                log.exception("what workers use could not be looked at")
+
+    async def _look_at_memory(self) -> None:
+        self._looks += 1
+        if self._looks % 4 and not any(worker.busy for worker in self._workers.values()):
+            return
+        pids = [worker.child.pid for worker in self._workers.values() if worker.usable]
+        found = await asyncio.to_thread(largest_over, pids, each=self._memory, together=self._together)
+        worker = self._workers.get(found[0]) if found else None
+        if worker is not None and found is not None:
+            self._excess(worker, "memory", found[1])
+
+    async def _look_at_idle(self) -> None:
+        """Something of a run may live on in a worker."""
+        for worker in tuple(self._workers.values()):
+            if worker.busy or worker.owner is None or not worker.usable:
+                worker.ticks = None
+                continue
+            ticks = processor_ticks(worker.child.pid)
+            if worker.ticks is not None and ticks - worker.ticks > _IDLE_TICKS:
+                self._idle(worker, "threads")
+            worker.ticks = ticks
+
+    async def _look_at_scratch(self) -> None:
+        for worker in [w for w in self._workers.values() if w.busy and w.usable]:
+            size = await asyncio.to_thread(trees.size, self._scratch(worker.slot), most=_SCRATCH)
+            if size > _SCRATCH and worker.usable:
+                reason = f"wrote more than {_SCRATCH // 2**20} MiB into its scratch, or what can't be counted"
+                self._excess(worker, "scratch", reason)
 
 
 def machine_memory() -> int:
@@ -49,19 +126,6 @@ def processor_ticks(pid: int) -> int:
     """Processor time that a process has used, in ticks; 0 for one that is gone."""
     fields = _stat(pid)
     return int(fields[11]) + int(fields[12]) if fields else 0
-
-
-def folder_size(folder: Path) -> int:
-    """Bytes that the files of a folder take, counted until they are too many to matter."""
-    total = count = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_blocks * 512
-            count += 1
-            if total > SCRATCH_LIMIT or count > 100_000:
-                return SCRATCH_LIMIT + 1
-    return total
 
 
 def _groups(leaders: frozenset[int]) -> dict[int, list[int]]:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ log = logging.getLogger("tileserver.executor")
 
 _START_LIMIT: Final = 60.0
 _END_LIMIT: Final = 5.0
+_AGAIN: Final = 0.02
 
 # What a worker inherits of the server's environment. Never secrets: UDF code can read all of it.
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -45,11 +47,11 @@ class Child(NamedTuple):
     channel: Channel
     stdout: Drain
     stderr: Drain
+    exited: asyncio.Future[int]  # its exit status; negative: the signal that ended it
 
 
 class Zygote:
-    """``exited`` is called with a process id and its exit status (negative: the signal that ended it) for
-    each worker that has ended; ``lost`` when the zygote itself has, and every worker with it."""
+    """``lost`` is called when the zygote has ended, and every worker with it."""
 
     def __init__(
         self,
@@ -58,16 +60,16 @@ class Zygote:
         limits: Mapping[str, Any],
         max_body: int,
         max_log: int,
-        exited: Callable[[int, int], None],
         lost: Callable[[], None],
     ) -> None:
         self._scratch = scratch
         self._limits = dict(limits)
         self._max_body = max_body
         self._max_log = max_log
-        self._exited = exited
         self._lost = lost
-        self._forking: dict[int, asyncio.Future[int]] = {}
+        self._forking: dict[int, asyncio.Future[tuple[int, asyncio.Future[int]]]] = {}
+        self._alive: dict[int, asyncio.Future[int]] = {}
+        self._listening = False
         self._tickets = 0
 
     async def start(self) -> None:
@@ -86,9 +88,11 @@ class Zygote:
         )
         theirs.close()
         loop.add_reader(self._control, self._hear)
+        self._listening = True
         try:
             await asyncio.wait_for(self._started, _START_LIMIT)
         except TimeoutError:
+            self._stop_listening()
             self._process.kill()
             raise TileServerError("the worker processes did not start within a minute") from None
 
@@ -104,21 +108,21 @@ class Zygote:
     async def fork(self) -> Child:
         """A new worker, as yet nobody's.
 
-        :raises TileServerError: when the zygote ends meanwhile.
+        :raises TileServerError: when the zygote ends meanwhile, or can't fork.
+        :raises OSError: when this machine, or this process, has no more of what it takes.
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
+        (out_read, out_write), (err_read, err_write) = _two_pipes()
         self._tickets += 1
         ticket = self._tickets
-        pid_known: asyncio.Future[int] = loop.create_future()
-        self._forking[ticket] = pid_known
+        forked: asyncio.Future[tuple[int, asyncio.Future[int]]] = loop.create_future()
+        self._forking[ticket] = forked
         stdout, stderr = Drain(out_read, self._max_log), Drain(err_read, self._max_log)
         try:
             request = json.dumps({"fork": ticket}).encode()
             socket.send_fds(self._control, [request], [theirs.fileno(), out_write, err_write])
-            pid = await asyncio.wait_for(pid_known, _START_LIMIT)
+            pid, exited = await asyncio.wait_for(forked, _START_LIMIT)
         except BaseException:
             ours.close()
             stdout.close()
@@ -131,19 +135,23 @@ class Zygote:
             os.close(err_write)
         ours.setblocking(False)
         _, channel = await loop.create_unix_connection(lambda: Channel(self._max_body), sock=ours)
-        return Child(pid, channel, stdout, stderr)
+        return Child(pid, channel, stdout, stderr, exited)
 
     def kill(self, pid: int) -> None:
         """End a worker and all that it started."""
-        self._tell({"kill": pid})
+        try:
+            self._control.send(json.dumps({"kill": pid}).encode())
+        except BlockingIOError:  # the zygote is busy, and must hear of it nevertheless
+            asyncio.get_running_loop().call_later(_AGAIN, self.kill, pid)
+        except OSError:
+            return
 
     def interrupt(self, pid: int) -> None:
-        """Ask a worker's run to end by itself."""
-        self._tell({"interrupt": pid})
-
-    def _tell(self, message: Mapping[str, int]) -> None:
-        with suppress(OSError):
-            self._control.send(json.dumps(message).encode())
+        """Ask a worker's run to end by itself. Not through the zygote: when that gets to it, the worker may
+        have begun another run."""
+        if pid in self._alive:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGINT)
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
@@ -167,11 +175,17 @@ class Zygote:
         if "ready" in message:
             self._started.set_result(None)
         elif "forked" in message:
-            known = self._forking.get(message["forked"])
-            if known is not None and not known.done():
-                known.set_result(message["pid"])
+            # It may have exited before whoever waits for it goes on.
+            exited = self._alive[message["pid"]] = asyncio.get_running_loop().create_future()
+            waiting = self._forking.get(message["forked"])
+            if waiting is not None and not waiting.done():
+                waiting.set_result((message["pid"], exited))
+        elif "failed" in message:
+            waiting = self._forking.get(message["failed"])
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(TileServerError(f"no worker could be forked: {message['reason']}"))
         else:
-            self._exited(message["exited"], message["status"])
+            self._alive.pop(message["exited"]).set_result(message["status"])
 
     def _end(self) -> None:
         self._stop_listening()
@@ -181,8 +195,25 @@ class Zygote:
         for pending in self._forking.values():
             if not pending.done():
                 pending.set_exception(TileServerError("the worker processes were restarted"))
+        for pid, exited in self._alive.items():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # what workers have started doesn't end with them
+            exited.set_result(-signal.SIGKILL)
+        self._alive.clear()
         self._lost()
 
     def _stop_listening(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._control)
-        self._control.close()
+        if self._listening:
+            self._listening = False
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+
+
+def _two_pipes() -> tuple[tuple[int, int], tuple[int, int]]:
+    first = os.pipe()
+    try:
+        return first, os.pipe()
+    except OSError:
+        for descriptor in first:
+            os.close(descriptor)
+        raise

@@ -47,7 +47,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
 }
 
 # What programs read besides their own files; those that a machine lacks are left out.
-_SYSTEM: Final = (
+SYSTEM: Final = (
     *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"),
     *("/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf"),
     *("/etc/services", "/etc/protocols", "/etc/mime.types", "/etc/ld.so.cache", "/etc/ld.so.conf"),
@@ -72,9 +72,10 @@ _PROCESSES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one worker is to be confined. ``read`` and ``write`` are folders, ``home`` the one that is its
-    scratch; ``uid`` and ``gid`` stand for the part ``user``. Sizes are bytes; ``memory`` is what the worker
-    may use beyond what it has when it starts."""
+    """How one worker is to be confined. ``read`` and ``write`` are paths (``SYSTEM`` is to be among those
+    to read), ``home`` the folder that is its scratch; ``uid`` and ``gid`` stand for the part ``user``;
+    ``reads_all`` keeps root's power to read without asking whose a file is, which only Landlock bounds. Sizes
+    are bytes; ``memory`` is what the worker may use beyond what it has when it starts."""
 
     parts: tuple[Part, ...] = ()
     read: tuple[str, ...] = ()
@@ -82,6 +83,7 @@ class Plan:
     home: str = ""
     uid: int | None = None
     gid: int | None = None
+    reads_all: bool = False
     memory: int = 4 * 2**30
     file_size: int = 2**30
     network: str = "on"
@@ -99,7 +101,7 @@ class Plan:
 def available() -> frozenset[Part]:
     """The parts that this kernel offers to this process."""
     parts: set[Part] = {"no_new_privs", "limits"}
-    if identity.first_id() is not None:
+    if identity.can_become():
         parts.add("user")
     if landlock.version() > 0:
         parts.add("landlock")
@@ -134,26 +136,39 @@ def confine(plan: Plan) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")  # the kernel's first choice
     os.umask(0o007)
-    supervisor = gate.open_gate() if plan.network == "public" else None
+    supervisor = gate.open_gate(_supervisor(plan)) if plan.network == "public" else None
     if "limits" in plan.parts:
         _limit(plan)
     if plan.uid is not None and plan.gid is not None:
-        identity.become(plan.uid, plan.gid, reads_all="landlock" in plan.parts)
+        identity.become(plan.uid, plan.gid, reads_all=plan.reads_all)
+    elif plan.parts and os.geteuid() == 0:
+        identity.give_up_powers(reads_all=plan.reads_all)
     prctl(PR_SET_PDEATHSIG, 9)  # forgotten when the user changes
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     if "no_new_privs" in plan.parts:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
     if "landlock" in plan.parts:
         own = f"/proc/{os.getpid()}"
-        landlock.restrict((*_SYSTEM, *plan.read, own), (*_DEVICES, *plan.write))
+        landlock.restrict((*plan.read, own), (*_DEVICES, *plan.write))
     if "seccomp" in plan.parts:
-        # Signals are kept inside by another user, or by Landlock from its sixth version on.
-        kept = plan.uid is not None or ("landlock" in plan.parts and landlock.version() >= 6)
-        program = seccomp.assemble(plan.network, own_signals=None if kept else os.getpid())
+        # Another user keeps things apart; Landlock does so for signals from its sixth version on, and for
+        # truncation from its third.
+        version = landlock.version() if "landlock" in plan.parts else 0
+        user = plan.uid is None
+        shared = seccomp.Shared(user, signals=user and version < 6, truncation=user and version < 3)
+        program = seccomp.assemble(plan.network, shared=shared)
         if supervisor is None:
             seccomp.install(program)
         else:
             gate.hand_over(supervisor, seccomp.install(program, seccomp.NEW_LISTENER))
+
+
+def _supervisor(plan: Plan) -> tuple[int, int, bool] | None:
+    """As whom the supervisor runs: as itself where it may look into the worker's memory then, else as the
+    worker's user, where Landlock keeps the worker from it."""
+    if plan.uid is None or plan.gid is None or identity.can_trace() or "landlock" not in plan.parts:
+        return None
+    return plan.uid, plan.gid, plan.reads_all
 
 
 def _limit(plan: Plan) -> None:

@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import ipaddress
 import os
+import resource
 import socket
 import struct
 import threading
@@ -21,7 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from tileserver.sandbox.system import syscall
+from tileserver.sandbox import identity
+from tileserver.sandbox.system import prctl, syscall
 
 _RECEIVE: Final = 0xC0502100
 _SEND: Final = 0xC0182101
@@ -34,20 +36,31 @@ _PIDFD_GETFD: Final = 438
 _LONGEST_ADDRESS: Final = 128
 _DOMAIN: Final = 53
 _REFUSED: Final = 13  # EACCES
+_BUSY: Final = 11  # EAGAIN
+_MOST_CONNECTING: Final = 256
+_PR_SET_PTRACER: Final = 0x59616D61
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST: Final = ipaddress.ip_network("2000::/3")
+# Public by its number, and no farther than a virtual machine's host: one cloud has its own services there.
+_OF_THE_HOST: Final = ipaddress.ip_address("168.63.129.16")
 
 
-def open_gate() -> socket.socket:
-    """Start a supervisor; what is returned takes the descriptor that the filter gives (``hand_over``)."""
+def open_gate(user: tuple[int, int, bool] | None = None) -> socket.socket:
+    """Start a supervisor; what is returned takes the descriptor that the filter gives (``hand_over``).
+    ``user`` is whom it becomes, as for ``identity.become``."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         # Its parent ends at once, so that the worker has no child that it must not wait for.
         if os.fork() == 0:
-            ours.close()
             with suppress(BaseException):  # whatever goes wrong: connections fail, nothing else
+                # Nothing else of the worker's: what it closes is to be closed.
+                os.closerange(3, theirs.fileno())
+                os.closerange(theirs.fileno() + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+                if user is not None:
+                    identity.become(*user[:2], reads_all=user[2])
                 _supervise(theirs)
         os._exit(0)
     theirs.close()
@@ -57,6 +70,9 @@ def open_gate() -> socket.socket:
 
 def hand_over(gate: socket.socket, listener: int) -> None:
     """Let the supervisor decide from now on."""
+    supervisor = int(gate.recv(16) or 0)
+    with suppress(OSError):  # where that is asked for (Yama), it may look into this process
+        prctl(_PR_SET_PTRACER, supervisor)
     socket.send_fds(gate, [b"x"], [listener])
     os.close(listener)
     gate.close()
@@ -65,14 +81,16 @@ def hand_over(gate: socket.socket, listener: int) -> None:
 def is_public(address: Address) -> bool:
     """Whether an address is one of the internet at large, also where it carries another one inside."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if address in _NAT64:
-            inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        if any(one is not None and not is_public(one) for one in inner):
-            return False
         if address.ipv4_mapped is not None:
-            return True
-    return address.is_global and not address.is_multicast and not address.is_reserved
+            return is_public(address.ipv4_mapped)
+        if address in _NAT64:
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        inner = (address.sixtofour, *(address.teredo or ()))
+        if address not in _UNICAST or any(one is not None and not is_public(one) for one in inner):
+            return False
+    return (
+        address.is_global and not address.is_multicast and not address.is_reserved and address != _OF_THE_HOST
+    )
 
 
 def _name_servers() -> frozenset[Address]:
@@ -105,6 +123,7 @@ def may_connect(raw: bytes, name_servers: Collection[Address]) -> bool:
 
 
 def _supervise(handed: socket.socket) -> None:
+    handed.send(b"%d" % os.getpid())
     _, descriptors, _, _ = socket.recv_fds(handed, 1, 1)
     handed.close()
     (listener,) = descriptors
@@ -119,7 +138,11 @@ def _supervise(handed: socket.socket) -> None:
             if not _has_users(listener):
                 return
             continue
-        # A connection can take long, and the next one must not wait for it.
+        # A connection can take long, and the next one must not wait for it. There may be many that nobody
+        # waits for any more: what asked for them was interrupted.
+        if threading.active_count() > _MOST_CONNECTING:
+            _answer(listener, bytes(buffer), _BUSY)
+            continue
         threading.Thread(target=_serve, args=(listener, bytes(buffer), name_servers), daemon=True).start()
 
 
@@ -136,6 +159,11 @@ def _serve(listener: int, notification: bytes, name_servers: Collection[Address]
     error = _REFUSED
     with suppress(OSError, ValueError):
         error = _connect(listener, identifier, pid, descriptor & 0xFFFFFFFF, pointer, length, name_servers)
+    _answer(listener, notification, error)
+
+
+def _answer(listener: int, notification: bytes, error: int) -> None:
+    (identifier,) = struct.unpack_from("=Q", notification)
     with suppress(OSError):  # whoever asked is gone
         fcntl.ioctl(listener, _SEND, _RESPONSE.pack(identifier, 0, -error, 0))
 

@@ -25,6 +25,7 @@ from tileserver.sandbox.system import (
 
 _CAPABILITY_VERSION: Final = 0x20080522
 _DAC_READ_SEARCH: Final = 2
+_SYS_PTRACE: Final = 19
 _CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 
 # Far from the numbers that people and packages get; where a container has only some, the last of those.
@@ -53,6 +54,39 @@ def first_id() -> int | None:
     return FIRST if min(ends) == FIRST + COUNT else min(ends) - 4096
 
 
+def can_become() -> bool:
+    """Whether this process may change its user, tried on a child that ends at once: root in a container may
+    lack the power."""
+    if (first := first_id()) is None:
+        return False
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with suppress(BaseException):  # whatever it is, it means no
+            become(first, first, reads_all=False)
+            status = 0
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def can_read_all() -> bool:
+    """Whether this process has the power that ``become`` can keep. Containers often lack it."""
+    return _has(_DAC_READ_SEARCH)
+
+
+def can_trace() -> bool:
+    """Whether this process may look into those of other users."""
+    return _has(_SYS_PTRACE)
+
+
+def _has(capability: int) -> bool:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text("utf-8", errors="replace").splitlines():
+            if line.startswith("CapPrm:"):
+                return bool(int(line.split()[1], 16) >> capability & 1)
+    return False
+
+
 def become(uid: int, gid: int, *, reads_all: bool) -> None:
     """Become a user that owns nothing but its scratch, in the one group of its owner. ``reads_all`` keeps the
     power to read any file, for whoever is bounded otherwise.
@@ -69,10 +103,19 @@ def become(uid: int, gid: int, *, reads_all: bool) -> None:
     prctl(PR_SET_DUMPABLE, 1)  # lost with the user; without it a process can't read its own /proc
 
 
-def _keep_only(capability: int) -> None:
-    bit = 1 << capability
+def give_up_powers(*, reads_all: bool) -> None:
+    """Remain root, for want of another user, without what root may do; ``reads_all`` as in ``become``.
+
+    :raises OSError: when the kernel refuses.
+    """
+    _keep_only(_DAC_READ_SEARCH if reads_all else None)
+
+
+def _keep_only(capability: int | None) -> None:
+    bit = 0 if capability is None else 1 << capability
     header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
     # effective, permitted and inheritable, for each half of the 64 capabilities
     sets = struct.pack("=IIIIII", bit, bit, bit, 0, 0, 0)
     syscall(_CAPSET[MACHINE], ctypes.c_char_p(header), ctypes.c_char_p(sets))
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)  # also for programs that it starts
+    if capability is not None:
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)  # also for programs that it starts

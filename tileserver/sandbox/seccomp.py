@@ -8,6 +8,7 @@ EPERM, so that a library that only tries goes on (kernel documentation: userspac
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -23,10 +24,11 @@ _KILL: Final = 0x80000000
 _ERRNO: Final = 0x00050000
 _EPERM: Final = _ERRNO | 1
 _ENOSYS: Final = _ERRNO | 38
+_ENOTSUP: Final = _ERRNO | 95
 _EAFNOSUPPORT: Final = _ERRNO | 97
 _DONE: Final = _ERRNO | 0  # answered as if it had been done
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 
@@ -48,6 +50,8 @@ _CALLS: Final[dict[str, tuple[int | None, int | None]]] = {
     "process_madvise": (440, 440),
     "process_mrelease": (448, 448),
     "kcmp": (312, 272),
+    "move_pages": (279, 239),
+    "migrate_pages": (256, 238),
     "pidfd_getfd": (438, 438),
     "perf_event_open": (298, 241),
     "rt_sigqueueinfo": (129, 138),
@@ -69,6 +73,13 @@ _CALLS: Final[dict[str, tuple[int | None, int | None]]] = {
     "fsmount": (432, 432),
     "fspick": (433, 433),
     "mount_setattr": (442, 442),
+    "open_tree_attr": (467, 467),
+    # files' owners: Landlock doesn't ask where a file is when these are changed
+    "chown": (92, None),
+    "lchown": (94, None),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "file_setattr": (469, 469),
     # namespaces and identities
     "unshare": (272, 97),
     "setns": (308, 268),
@@ -92,14 +103,20 @@ _CALLS: Final[dict[str, tuple[int | None, int | None]]] = {
     "request_key": (249, 218),
     "keyctl": (250, 219),
     "personality": (135, 92),
+    "io_setup": (206, 0),
     "memfd_secret": (447, 447),
     # queues and memory that all processes of a user share
     "shmget": (29, 194),
     "shmat": (30, 196),
+    "shmctl": (31, 195),
     "semget": (64, 190),
     "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "semctl": (66, 191),
     "msgget": (68, 186),
     "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
     # the machine itself
@@ -127,7 +144,7 @@ _CALLS: Final[dict[str, tuple[int | None, int | None]]] = {
     "uselib": (134, None),
 }
 # Judged by their arguments, or answered otherwise than by EPERM.
-_SPECIAL: Final[dict[str, tuple[int, int]]] = {
+_SPECIAL: Final[dict[str, tuple[int | None, int | None]]] = {
     "setsid": (112, 157),
     "setpgid": (109, 154),
     "clone": (56, 220),
@@ -144,10 +161,51 @@ _SPECIAL: Final[dict[str, tuple[int, int]]] = {
     "tgkill": (234, 131),
     "pidfd_send_signal": (424, 424),
     "seccomp": (317, 277),
+    "prlimit64": (302, 261),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "memfd_create": (319, 279),
+    "sync": (162, 81),
+    "chmod": (90, None),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "fchmod": (91, 52),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
+    "truncate": (76, 45),
+    "open": (2, None),
+    "openat": (257, 56),
+    "openat2": (437, 437),
+    "fcntl": (72, 25),
+    "setsockopt": (54, 208),
 }
 
 _NEW_NAMESPACES: Final = 0x7E020000  # CLONE_NEWNS, -CGROUP, -UTS, -IPC, -USER, -PID and -NET
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_FOR_ITS_PARENT: Final = 0x8000  # CLONE_PARENT: a child of the zygote's, which doesn't know of it
+_TERMINAL: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+# FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, FS_IOC_ENABLE_VERITY: what a file's owner may do, though it only reads
+_FILE_FLAGS: Final = (0x40086602, 0x401C5820, 0x40806685)
+_SIGNAL_TO: Final = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: who is told of a socket's events
+_F_SET_OWNER: Final = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: the same of a file's
+_F_SET_LEASE: Final = 1024  # others would wait to open the file
+_TRUNCATES, _OPEN_MODE = 0x200, 0x3
+# What would lead packets elsewhere than to the address that was judged: IP_OPTIONS; and of IPv6
+# IPV6_2292PKTOPTIONS, IPV6_HOPOPTS, IPV6_RTHDRDSTOPTS, IPV6_RTHDR, IPV6_DSTOPTS.
+_ROUTES: Final = ((0, (4,)), (41, (6, 54, 55, 57, 59)))
 _UNIX, _INET, _INET6 = 1, 2, 10
 _FAST_OPEN: Final = 0x20000000  # a flag that makes sending a connection
 _OWN_RULES: Final = (1, 4, 36)  # prctl: the death signal, dumping, and who inherits orphans
@@ -169,10 +227,18 @@ def is_known_machine() -> bool:
     return MACHINE in _MACHINES
 
 
-def assemble(network: str, *, own_signals: int | None = None) -> bytes:
-    """The filter for a worker. ``network``: ``on``, ``off``, or ``public``, where connecting is for a
-    supervisor to decide (see ``gate``). ``own_signals`` is a process id where signals to any other are to be
-    refused, for kernels that can't keep them inside the sandbox otherwise."""
+class Shared(NamedTuple):
+    """What a worker has in common with processes outside of its sandbox: ``user``; ``signals`` where nothing
+    else keeps those inside; ``truncation`` where Landlock doesn't judge it (before its third version)."""
+
+    user: bool
+    signals: bool = False
+    truncation: bool = False
+
+
+def assemble(network: str, *, shared: Shared | None = None) -> bytes:
+    """The filter for this process, and for what it starts. ``network``: ``on``, ``off``, or ``public``, where
+    connecting is for a supervisor to decide (see ``gate``)."""
     machine = _MACHINES[MACHINE]
     program = [
         _Instruction(_LOAD, _ARCHITECTURE_AT),
@@ -186,32 +252,107 @@ def assemble(network: str, *, own_signals: int | None = None) -> bytes:
         number = numbers[machine.column]
         if number is not None:
             program += _rule(number, [_Instruction(_RETURN, _EPERM)])
-    for name, body in _judged(network, own_signals):
-        program += _rule(_SPECIAL[name][machine.column], body)
+    for name, body in _judged(network, shared or Shared(user=False)):
+        number = _SPECIAL[name][machine.column]
+        if number is not None:
+            program += _rule(number, body)
     program.append(_Instruction(_RETURN, _ALLOW))
     return b"".join(instruction.packed for instruction in program)
 
 
-def _judged(network: str, own_signals: int | None) -> Iterable[tuple[str, list[_Instruction]]]:
+def _judged(network: str, shared: Shared) -> Iterable[tuple[str, list[_Instruction]]]:
     yield "setsid", [_Instruction(_RETURN, _DONE)]  # so that all of a worker's children stay in its group
     yield "setpgid", [_Instruction(_RETURN, _DONE)]
-    yield "clone", [*_if(0, _ANY_BIT, (_NEW_NAMESPACES,), _EPERM), _Instruction(_RETURN, _ALLOW)]
+    refused_flags = (_NEW_NAMESPACES | _FOR_ITS_PARENT,)
+    yield "clone", [*_if(0, _ANY_BIT, refused_flags, _EPERM), _Instruction(_RETURN, _ALLOW)]
     yield "clone3", [_Instruction(_RETURN, _ENOSYS)]  # its flags lie in memory; libraries fall back to clone
     yield "prctl", [*_if(0, _EQUAL, _OWN_RULES, _EPERM), _Instruction(_RETURN, _ALLOW)]
-    yield "ioctl", [*_if(1, _EQUAL, (_TIOCSTI, _TIOCLINUX), _EPERM), _Instruction(_RETURN, _ALLOW)]
+    signalling = _SIGNAL_TO if shared.signals else ()
+    refused = (*_TERMINAL, *_FILE_FLAGS, *signalling)
+    yield "ioctl", [*_if(1, _EQUAL, refused, _EPERM), _Instruction(_RETURN, _ALLOW)]
+    owners = _F_SET_OWNER if shared.signals else ()
+    yield "fcntl", [*_if(1, _EQUAL, (_F_SET_LEASE, *owners), _EPERM), _Instruction(_RETURN, _ALLOW)]
     yield "seccomp", [*_if(1, _ANY_BIT, (NEW_LISTENER,), _EPERM), _Instruction(_RETURN, _ALLOW)]
-    if own_signals is not None:
-        for name in ("kill", "tgkill"):
-            allowed = _if(0, _EQUAL, (own_signals, 0), _ALLOW)
-            yield name, [*allowed, _Instruction(_RETURN, _EPERM)]
-        yield "tkill", [_Instruction(_RETURN, _EPERM)]
-        yield "pidfd_send_signal", [_Instruction(_RETURN, _EPERM)]
+    # Memory that no process has mapped is nobody's to the eye that watches over it.
+    yield "memfd_create", [_Instruction(_RETURN, _ENOSYS)]
+    yield "sync", [_Instruction(_RETURN, _DONE)]  # of all disks of the machine
+    yield from _processes(shared)
+    yield from _files(shared)
     yield "socket", _socket_rule(network)
     if network == "public":
         yield "connect", [_Instruction(_RETURN, _NOTIFY)]
         for name, flags_at in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
             refusal = _if(flags_at, _ANY_BIT, (_FAST_OPEN,), _EPERM)
             yield name, [*refusal, _Instruction(_RETURN, _ALLOW)]
+        yield "setsockopt", _routes_rule()
+
+
+def _processes(shared: Shared) -> Iterable[tuple[str, list[_Instruction]]]:
+    """Limits, scheduling and, where need be, signals: of this process or the caller itself (0) only."""
+    own = [*_if(0, _EQUAL, (os.getpid(), 0), _ALLOW), _Instruction(_RETURN, _EPERM)]
+    for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
+        yield name, own
+    for name, one_process in (("setpriority", 0), ("ioprio_set", 1)):
+        yield (
+            name,
+            [
+                _Instruction(_LOAD, _ARGUMENTS_AT),
+                _Instruction(_EQUAL, one_process, 1, 0),
+                _Instruction(_RETURN, _EPERM),
+                *_if(1, _EQUAL, (os.getpid(), 0), _ALLOW),
+                _Instruction(_RETURN, _EPERM),
+            ],
+        )
+    if shared.signals:
+        yield "kill", own
+        yield "tgkill", own
+        yield "tkill", [_Instruction(_RETURN, _EPERM)]
+        yield "pidfd_send_signal", [_Instruction(_RETURN, _EPERM)]
+
+
+def _files(shared: Shared) -> Iterable[tuple[str, list[_Instruction]]]:
+    """Modes, times and attributes of files: Landlock doesn't ask where a file is when those are changed, and
+    a user may change them of all that it owns. Libraries that copy files set them, and are told that it was
+    done."""
+    done = [_Instruction(_RETURN, _DONE)]
+    for name in ("chmod", "fchmodat", "utime", "utimes", "futimesat"):
+        yield name, done
+    yield "fchmodat2", [_Instruction(_RETURN, _ENOSYS)]
+    # By a descriptor, which was opened in the sandbox: a file that is its own where its user is.
+    yield "fchmod", done if shared.user else [_Instruction(_RETURN, _ALLOW)]
+    by_descriptor = [_Instruction(_LOAD, _ARGUMENTS_AT + 8), _Instruction(_EQUAL, 0, 1, 0), *done]
+    by_descriptor += [_Instruction(_LOAD, _ARGUMENTS_AT + 12), _Instruction(_EQUAL, 0, 1, 0), *done]
+    yield "utimensat", done if shared.user else [*by_descriptor, _Instruction(_RETURN, _ALLOW)]
+    for kind in ("xattr", "xattrat"):
+        for change in ("set", "lset", "fset", "remove", "lremove", "fremove"):
+            if f"{change}{kind}" in _SPECIAL:
+                yield f"{change}{kind}", [_Instruction(_RETURN, _ENOTSUP)]
+    if shared.truncation:
+        yield "truncate", [_Instruction(_RETURN, _EPERM)]
+        yield "openat2", [_Instruction(_RETURN, _ENOSYS)]
+        for name, flags_at in (("open", 1), ("openat", 2)):
+            yield (
+                name,
+                [
+                    _Instruction(_LOAD, _ARGUMENTS_AT + 8 * flags_at),
+                    _Instruction(_AND, _TRUNCATES | _OPEN_MODE),
+                    _Instruction(_EQUAL, _TRUNCATES, 0, 1),  # and opens for reading
+                    _Instruction(_RETURN, _EPERM),
+                    _Instruction(_RETURN, _ALLOW),
+                ],
+            )
+
+
+def _routes_rule() -> list[_Instruction]:
+    steps: list[_Instruction] = []
+    for level, options in _ROUTES:
+        refused = _if(2, _EQUAL, options, _EPERM)
+        steps += [
+            _Instruction(_LOAD, _ARGUMENTS_AT + 8),
+            _Instruction(_EQUAL, level, 0, len(refused)),
+            *refused,
+        ]
+    return [*steps, _Instruction(_RETURN, _ALLOW)]
 
 
 def _socket_rule(network: str) -> list[_Instruction]:
@@ -242,7 +383,7 @@ def _socket_rule(network: str) -> list[_Instruction]:
 
 def _low_bits_of_type(*kinds: int) -> list[_Instruction]:
     """Allow sockets of these types (1 stream, 2 datagram), whatever flags are with them."""
-    mask = _Instruction(0x54, 0xF)  # A &= 15
+    mask = _Instruction(_AND, 0xF)
     steps = [_Instruction(_LOAD, _ARGUMENTS_AT + 8), mask]
     for left, kind in zip(range(len(kinds) - 1, -1, -1), kinds, strict=True):
         steps.append(_Instruction(_EQUAL, kind, left, 0 if left else 1))
@@ -279,4 +420,5 @@ def install(program: bytes, flags: int = 0) -> int:
     """
     held = _Program(len(program) // 8, program)
     number = _SPECIAL["seccomp"][_MACHINES[MACHINE].column]
+    assert number is not None
     return syscall(number, _SET_MODE_FILTER, flags, ctypes.byref(held))

@@ -17,7 +17,6 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
@@ -60,7 +59,7 @@ class _Zygote:
         self.limits = limits
         self.children: set[int] = set()
 
-    def serve(self) -> None:
+    def serve(self) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Nothing is done in a handler, which could interrupt itself: a signal only wakes the loop.
         self.woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -76,9 +75,7 @@ class _Zygote:
                 os.read(self.woken, 4096)
                 self._reap()
             if self.control.fileno() in ready and not self._listen():
-                break
-        for pid in tuple(self.children):
-            _kill_group(pid)
+                self._end()
 
     def _listen(self) -> bool:
         """Do what one message says; False when there will be no more."""
@@ -93,35 +90,49 @@ class _Zygote:
             self._fork(message["fork"], *descriptors)
         elif message.get("kill") in self.children:
             _kill_group(message["kill"])
-        elif message.get("interrupt") in self.children:
-            _interrupt(message["interrupt"])
         return True
 
-    def _fork(self, ticket: int, channel: int, output: int, error: int) -> None:
-        pid = os.fork()
+    def _fork(self, ticket: int, channel: int, output: int, error_output: int) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:  # the machine is full; that must not be the end of those that run
+            for descriptor in (channel, output, error_output):
+                os.close(descriptor)
+            self._tell({"failed": ticket, "reason": str(error)})
+            return
         if pid == 0:
             os.close(signal.set_wakeup_fd(-1))
             os.close(self.woken)
             self.control.close()
-            _become_child(channel, output, error, self.limits)
+            _become_child(channel, output, error_output, self.limits)
         self.children.add(pid)
-        for descriptor in (channel, output, error):
+        for descriptor in (channel, output, error_output):
             os.close(descriptor)
         self._tell({"forked": ticket, "pid": pid})
 
     def _reap(self) -> None:
         for pid in tuple(self.children):
-            reaped, status = os.waitpid(pid, os.WNOHANG)
-            if reaped:
-                self.children.discard(pid)
-                _kill_group(pid)  # what the child itself started and left behind
-                self._tell({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            _kill_group(
+                pid
+            )  # what the child itself started and left behind, while the number is still its own
+            _, status = os.waitpid(pid, 0)
+            self.children.discard(pid)
+            self._tell({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
             self.control.send(json.dumps(message).encode())
         except OSError:
-            os._exit(0)  # the server is gone, and the children follow by their death signal
+            self._end()
+
+    def _end(self) -> NoReturn:
+        """The server is gone, and all that runs goes with it; only workers themselves would by their death
+        signal."""
+        for pid in tuple(self.children):
+            _kill_group(pid)
+        os._exit(0)
 
 
 def _kill_group(pid: int) -> None:
@@ -130,11 +141,6 @@ def _kill_group(pid: int) -> None:
             kill(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             continue
-
-
-def _interrupt(pid: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGINT)
 
 
 def _become_child(channel: int, output: int, error: int, limits: dict[str, Any]) -> NoReturn:
