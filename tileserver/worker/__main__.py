@@ -51,6 +51,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     _Zygote(control, limits).serve()
+    os._exit(0)  # taking so many libraries apart in order would keep the server waiting
 
 
 class _Zygote:
