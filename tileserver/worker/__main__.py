@@ -51,7 +51,6 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     _Zygote(control, limits).serve()
-    os._exit(0)  # taking so many libraries apart in order would keep the server waiting
 
 
 class _Zygote:
@@ -131,9 +130,11 @@ class _Zygote:
     def _end(self) -> NoReturn:
         """The server is gone, and all that runs goes with it; only workers themselves would by their death
         signal."""
-        for pid in tuple(self.children):
+        for pid in self.children:
             _kill_group(pid)
-        os._exit(0)
+        for pid in self.children:  # once this process has ended, nothing is left of them
+            os.waitpid(pid, 0)
+        os._exit(0)  # taking so many libraries apart in order would keep the server waiting
 
 
 def _kill_group(pid: int) -> None:
