@@ -7,8 +7,6 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import httpx
 import pytest
@@ -16,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.conftest import Server, serving
+from tests.test_statuses import Raising
 from tileserver import settings
 from tileserver.app import create_app
 from tileserver.edge import Edge
@@ -317,30 +316,16 @@ async def test_an_answer_that_breaks_off_is_not_begun_again() -> None:
     assert sent == ["http.response.start"]
 
 
-class Broken:
-    """An executor with a bug."""
+class Broken(Raising):
+    """An executor with a bug, whose message holds a path of this machine."""
 
-    ready = True
+    def __init__(self) -> None:
+        super().__init__(RuntimeError())
 
     async def run(
         self, job: Job, bundle: Bundle, answers: Answers | None = None, interest: Interest | None = None
     ) -> Encoded:
         raise RuntimeError(f"{bundle.folder} is not what it was")
-
-    def stats(self) -> dict[str, Any]:
-        return {}
-
-    @property
-    def level(self) -> str:
-        return "A"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
 
 @pytest.mark.anyio

@@ -229,7 +229,7 @@ def _arrow(value: object) -> Classified | None:
 
     try:
         table = pyarrow.table(value)
-    except (TypeError, ValueError, NotImplementedError):
+    except (TypeError, ValueError, NotImplementedError):  # by which pyarrow says that these are no records
         # A stream of one column rather than of records.
         column = pyarrow.chunked_array(value).to_pandas()
         return Classified(Kind.TABLE, column.to_frame("value"), value)
