@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from tileserver.catalog import Catalog
 from tileserver.errors import BadRequest, CoercionError, Overloaded, UdfError, UdfKilled, UdfTimeout
+from tileserver.executor import watch
 from tileserver.executor.local import LocalPool
 from tileserver.params import Address, Limits, build_call
 from tileserver.protocol import Encoded
@@ -269,3 +272,56 @@ async def test_workers_that_end_at_the_same_time_are_all_seen_off(workspace: Pat
         assert (await run(running, workspace, "one/echo")).body == b"1"
         assert running._zygote._process.pid == zygote
         assert running._zygote._process.returncode is None
+
+
+async def test_a_run_that_fills_its_scratch_is_ended(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the quota, long before its time limit; its worker's scratch goes with it, and the next run is served."""
+    monkeypatch.setattr(watch, "_SCRATCH", 2**20)
+    fills = "import os, time\n@fused.udf\ndef udf():\n    path = os.path.join(os.environ['TMPDIR'], 'x')\n"
+    (workspace / "one/fills.py").write_text(
+        f"{fills}    open(path, 'wb').write(b'x' * (8 * 2**20))\n    time.sleep(60)\n"
+    )
+    async with pool(workspace) as running:
+        with pytest.raises(UdfKilled, match="into its scratch"):
+            await run(running, workspace, "one/fills", time_limit=30)
+
+        assert (await run(running, workspace, "one/echo")).body == b"1"
+        async with asyncio.timeout(5):
+            while _has_file(workspace / ".tileserver/scratch"):
+                await asyncio.sleep(0)
+
+
+def _has_file(folder: Path) -> bool:
+    try:
+        return any(folder.rglob("x"))
+    except FileNotFoundError:  # it is being removed
+        return True
+
+
+def test_the_largest_goes_when_all_together_use_too_much() -> None:
+    """Though none of them has passed its own limit."""
+    code = "import sys; held = b'x' * int(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(size * 2**20)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
+        )
+        for size in (20, 80)
+    ]
+    try:
+        for process in started:
+            assert process.stdout is not None and process.stdout.readline()
+        pids = [process.pid for process in started]
+
+        found = watch.largest_over(pids, each=2**30, together=60 * 2**20)
+
+        assert found is not None and found[0] == pids[1]
+        assert "all runs together" in found[1]
+        assert watch.largest_over(pids, each=2**30, together=2**30) is None
+    finally:
+        for process in started:
+            process.communicate()
