@@ -53,7 +53,7 @@ class Counter:
 
 
 async def ask(cache: Cache, compute: Counter, *, key: str = "k", max_age: int = 60) -> tuple[bytes, str]:
-    stored, outcome = await cache.get_or_compute(key, compute, tag="c/u", max_age=max_age)
+    stored, outcome = await cache.get_or_compute(key, compute, max_age=max_age)
     return stored.encoded.body, outcome
 
 
@@ -169,7 +169,7 @@ async def test_the_validator_is_of_what_is_sent() -> None:
         async def compute(interest: Interest) -> Encoded:
             return Encoded(body, media_type, 1000.0, meta)
 
-        stored, _ = await cache.get_or_compute(key, compute, tag="", max_age=0)
+        stored, _ = await cache.get_or_compute(key, compute, max_age=0)
         return stored.etag
 
     same = await etag("a", b"1")

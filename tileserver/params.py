@@ -137,7 +137,8 @@ class Call:
             *(self.udf.signature.entry, sorted(self.arguments.items()), self.tile),
             *(self.formats, self.default, self.options.to_json()),
         ]
-        digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
+        tag = hashlib.blake2b(self.tag.encode(), digest_size=8).hexdigest()
+        digest = f"{tag}-{hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()}"
         return digest if self.tile is None else f"{digest}.{tile_ending(self.tile)}"
 
     def job(self) -> Job:

@@ -208,7 +208,7 @@ async def answer(call: Call, services: Services, leaving: Leaving | None = None)
         return replace(encoded, meta={**meta, "read_caller": True} if looks else meta)
 
     stored, outcome = await services.cache.get_or_compute(
-        call.cache_key(), run, tag=call.tag, max_age=call.max_age, leaving=leaving
+        call.cache_key(), run, max_age=call.max_age, leaving=leaving
     )
     took = 1000 * (time.perf_counter() - started)
     meta = stored.encoded.meta

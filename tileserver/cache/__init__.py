@@ -71,8 +71,18 @@ class Cache:
         """A memory tier in front of a disk tier in ``folder``; sizes are bytes."""
         return cls(MemoryTier(memory_size, folder), DiskTier(folder, disk_size))
 
+    def peek(self, key: str, max_age: int) -> Stored | None:
+        """A stored result no older than ``max_age`` seconds, looked up at once; counted as a hit. None says
+        nothing: ``get_or_compute`` knows what to do then."""
+        if max_age == 0:
+            return None
+        stored = self._stored(key, max_age)
+        if stored is not None:
+            self._counts["hit"] += 1
+        return stored
+
     async def get_or_compute(
-        self, key: str, compute: Compute, *, tag: str, max_age: int, leaving: Leaving | None = None
+        self, key: str, compute: Compute, *, max_age: int, leaving: Leaving | None = None
     ) -> tuple[Stored, Outcome]:
         """A stored result no older than ``max_age`` seconds, that of a run under way, or that of a run of
         its own. An age of zero always runs, and stores nothing.
@@ -83,7 +93,6 @@ class Cache:
 
         :raises ClientGone: once ``leaving`` returns.
         """
-        key = f"{_prefix(tag)}{key}"
         if max_age == 0:
             return self._counted(await self._own(key, compute, leaving), "miss")
         stored = self._stored(key, max_age)
