@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tileserver.cache import Cache, Stored, clear_disk, disk_stats
+from tileserver.cache import Cache, Stored, folder_clear, folder_stats
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
 from tileserver.cache.record import from_bytes, to_bytes
@@ -258,7 +258,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "bit in the checksum": lambda raw: raw[:10] + bytes([raw[10] ^ 1]) + raw[11:],
     "bit in the header": lambda raw: raw[:40] + bytes([raw[40] ^ 1]) + raw[41:],
     "bit in the body": lambda raw: raw[:-3] + bytes([raw[-3] ^ 1]) + raw[-2:],
-    "another key's": lambda raw: to_bytes(stored("other", b"body")),
+    "another key's": lambda raw: to_bytes(stored("other", b"body"), b""),
     "foreign": lambda raw: b"GIF89a" * 100,
 }
 
@@ -266,10 +266,10 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 async def test_damage_is_a_miss(damage: Callable[[bytes], bytes]) -> None:
     """docs/design.md: never a wrong tile."""
-    raw = to_bytes(stored(body=b"body"))
+    raw = to_bytes(stored(body=b"body"), b"")
 
-    assert from_bytes(raw, "k") == stored(body=b"body")
-    assert from_bytes(damage(raw), "k") is None
+    assert from_bytes(raw, "k", b"") == stored(body=b"body")
+    assert from_bytes(damage(raw), "k", b"") is None
 
 
 class _Bomb:
@@ -334,7 +334,7 @@ async def test_a_folder_deleted_under_a_server_is_a_miss(tmp_path: Path) -> None
 async def test_clearing_from_another_process_empties_memory_too(tmp_path: Path) -> None:
     """``tileserver cache clear`` beside a running server."""
     clock = Clock()
-    cache, compute = Cache.open(tmp_path, 10**9, 10**7), Counter(clock)
+    cache, compute = Cache.open(tmp_path, 10**9, 10**7, b""), Counter(clock)
     cache._clock = clock
     await ask(cache, compute)
     await asyncio.to_thread(lambda: None)
@@ -342,9 +342,9 @@ async def test_clearing_from_another_process_empties_memory_too(tmp_path: Path) 
     for tier in cache._tiers:
         if isinstance(tier, MemoryTier):
             tier._looked = float("-inf")
-    while disk_stats(tmp_path)["entries"] == 0:
+    while folder_stats(tmp_path)["entries"] == 0:
         await asyncio.sleep(0.01)
-    assert clear_disk(tmp_path) == 1
+    assert folder_clear(tmp_path) == 1
 
     assert await ask(cache, compute) == (b"x2", "miss")
     await cache.close()
@@ -354,8 +354,8 @@ async def test_stats_count_entries_and_bytes(tmp_path: Path) -> None:
     """What ``tileserver cache stats`` prints."""
     (await reopened(tmp_path, [stored("a"), stored("b")])).close()
 
-    facts = disk_stats(tmp_path)
+    facts = folder_stats(tmp_path)
 
     assert facts["entries"] == 2
     assert facts["bytes"] > 0
-    assert disk_stats(tmp_path / "nowhere")["entries"] == 0
+    assert folder_stats(tmp_path / "nowhere")["entries"] == 0

@@ -56,7 +56,12 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         access = Access(settings.state_dir, fixed=fixed_tokens or {})
         vault = Vault(settings.state_dir)
-        cache = Cache.open(settings.cache_dir, settings.cache_size, settings.memory_cache - coded_size)
+        cache = Cache.open(
+            settings.cache_dir,
+            settings.cache_size,
+            settings.memory_cache - coded_size,
+            access.keyed("cache"),
+        )
         app.state.runs = platform.make_runs()
         looking = asyncio.create_task(_tell_metadata(settings))
         try:
