@@ -338,8 +338,7 @@ class Database:
             removed += gone
         pages, free = self._pages()
         if pages * self._page > limit and free:
-            with self.transaction():
-                self._connection.execute(f"PRAGMA incremental_vacuum({_AT_ONCE})").fetchall()
+            self._connection.executescript(f"PRAGMA incremental_vacuum({_AT_ONCE})")  # execute: one page
         return removed
 
     def _oldest(self, most: int) -> list[int]:

@@ -39,7 +39,8 @@ class DiskTier:
 
     def __init__(self, folder: Path, size: int, secret: bytes = b"") -> None:
         self._folder, self._size, self._secret = folder, size, secret
-        self._log_size = max(64 * 1024, min(size // 16, 16 * 2**20))
+        # Of the size, a part is for the write-ahead log, and as much for what is written at once.
+        self._part = max(min(size // 16, 16 * 2**20), 2**18)
         self._reported: set[type[BaseException]] = set()
         self._counts = {"errors": 0, "dropped": 0}
         self._changed = threading.Condition()
@@ -81,7 +82,7 @@ class DiskTier:
 
     def set(self, stored: Stored) -> None:
         size = _size(stored)
-        if size * 8 > self._size:
+        if size * 16 > self._size:
             return
         with self._changed:
             if self._queued + size > _QUEUE_BYTES and self._queue:
@@ -172,9 +173,9 @@ class DiskTier:
             self._closing = True
             self._changed.notify()
         self._writer.join(_WRITE_WAIT)
-        for database in (self._reads, self._writes):
-            if database is not None:
-                database.close()
+        reads, self._reads = self._reads, None
+        if reads is not None:
+            reads.close()
 
     # -- in the writer's thread
 
@@ -189,7 +190,9 @@ class DiskTier:
                 self._attempt(lambda database, ready=ready: database.put(ready))
                 with self._changed:
                     self._writing.clear()
-            self._attempt(lambda database: database.trim(self._size - self._log_size))
+            self._attempt(lambda database: database.trim(self._size - 2 * self._part))
+        if self._writes is not None:  # closed by the thread that uses it: anything else may end the process
+            self._writes.close()
 
     def _next(self) -> bool:
         """Wait for work and take some of it; False when there will be none."""
@@ -197,7 +200,7 @@ class DiskTier:
             self._changed.wait_for(lambda: self._queue or self._closing or self._damaged is not None)
             taken: dict[str, Write] = {}
             size = 0
-            while self._queue and len(taken) < _BATCH and size < _BATCH_BYTES:
+            while self._queue and len(taken) < _BATCH and size < min(_BATCH_BYTES, self._part // 2):
                 key = next(iter(self._queue))
                 taken[key] = self._writing[key] = self._queue[key]  # in both before it is in one: see get
                 size += _size(self._queue.pop(key).stored)
@@ -223,7 +226,7 @@ class DiskTier:
         self._tried = now
         try:
             database = Database.make(self._folder, wait=_WRITE_WAIT)
-            database.limit_log(self._log_size)
+            database.limit_log(self._part)
         except _TROUBLE as error:
             self._report(error)
             return None
