@@ -52,9 +52,21 @@ class Counter:
 
 
 async def ask(
-    cache: Cache, compute: Counter, *, key: str = "k", max_age: int = 60, **ages: int
+    cache: Cache,
+    compute: Counter,
+    *,
+    key: str = "k",
+    max_age: int = 60,
+    stale_while_revalidate: int = 0,
+    stale_if_error: int = 0,
 ) -> tuple[bytes, str]:
-    stored, outcome = await cache.get_or_compute(key, compute, max_age=max_age, **ages)
+    stored, outcome = await cache.get_or_compute(
+        key,
+        compute,
+        max_age=max_age,
+        stale_while_revalidate=stale_while_revalidate,
+        stale_if_error=stale_if_error,
+    )
     return stored.encoded.body, outcome
 
 
@@ -255,11 +267,12 @@ async def test_age_zero_is_never_stale() -> None:
     clock = Clock()
     cache, compute = memory(clock), Counter(clock)
     await ask(cache, compute)
-    windows = {"stale_while_revalidate": 10**6, "stale_if_error": 10**6}
+    failing = Counter(clock, error=UdfError("ValueError: boom"))
 
-    assert await ask(cache, compute, max_age=0, **windows) == (b"x2", "miss")
+    asked = ask(cache, compute, max_age=0, stale_while_revalidate=10**6, stale_if_error=10**6)
+    assert await asked == (b"x2", "miss")
     with pytest.raises(UdfError):
-        await ask(cache, Counter(clock, error=UdfError("ValueError: boom")), max_age=0, **windows)
+        await ask(cache, failing, max_age=0, stale_while_revalidate=10**6, stale_if_error=10**6)
 
 
 async def test_a_refresh_has_somebody_who_waits() -> None:

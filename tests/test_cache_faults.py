@@ -310,7 +310,7 @@ print("went on")
 """
 
 
-async def test_a_full_disk_means_slower_not_down(tmp_path: Path) -> None:
+def test_a_full_disk_means_slower_not_down(tmp_path: Path) -> None:
     """Nothing new is stored, what is stored is found, and once there is room again, storing goes on."""
     done = subprocess.run(program(FULL, tmp_path), capture_output=True, text=True, timeout=100, check=False)
 
@@ -331,10 +331,11 @@ print("went on")
 """
 
 
-async def test_a_folder_that_can_only_be_read_means_slower_not_down(tmp_path: Path) -> None:
+def test_a_folder_that_can_only_be_read_means_slower_not_down(tmp_path: Path) -> None:
     """As another user than root."""
-    os.chmod(tmp_path, 0o755)
-    (await reopened(tmp_path, [stored()])).close()
+    tier = DiskTier(tmp_path, 10**9)
+    tier.set(stored())
+    tier.close()
 
     done = subprocess.run(
         program(READ_ONLY, tmp_path), capture_output=True, text=True, timeout=100, check=False
@@ -400,7 +401,9 @@ async def test_a_kill_in_the_middle_of_a_write_leaves_no_wrong_result(
         tier.close()
         with sqlite3.connect(tmp_path / "cache/results.db") as database:
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            counted = database.execute("SELECT (SELECT COUNT(*) FROM entries), entries FROM counts").fetchone()
+            counted = database.execute(
+                "SELECT (SELECT COUNT(*) FROM entries), entries FROM counts"
+            ).fetchone()
             assert counted[0] == counted[1] > 0
         database.close()
 

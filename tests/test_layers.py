@@ -64,6 +64,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "openapi": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
     "metadata": (CORE, frozenset()),
+    "tidying": (frozenset(), frozenset()),
     "coding": (CORE | {"cache"}, frozenset({"isal", "zstandard"})),
     "cache": (CORE, frozenset()),
     "sandbox": (frozenset(), frozenset()),
@@ -90,7 +91,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"},
+        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"}
+        | {"tidying"},
         SERVER_LIBRARIES,
     ),
     "wire": (frozenset(), frozenset({"uvicorn"})),
@@ -100,7 +102,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "demo": (CORE, frozenset()),
     "cli": (
-        CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry", "sandbox"},
+        CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry", "sandbox", "tidying"},
         frozenset({"click", "mercantile", "uvicorn"}),
     ),
     "__main__": (frozenset({"cli"}), frozenset()),

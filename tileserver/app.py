@@ -34,6 +34,7 @@ from tileserver.redaction import Redaction
 from tileserver.routes import SharedRoutes
 from tileserver.sandbox import DESCRIPTIONS
 from tileserver.settings import Settings
+from tileserver.tidying import tidy
 from tileserver.vault import Vault
 
 log = logging.getLogger("tileserver")
@@ -64,6 +65,7 @@ def create_app(
         )
         app.state.runs = platform.make_runs()
         looking = asyncio.create_task(_tell_metadata(settings))
+        tidy(settings.state_dir, lambda: {token.id for token in access.tokens()})
         try:
             async with executor or local_pool(settings) as running:
                 _tell_level(running)
