@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Server
 from tileserver.cache import Cache, Rule, Stored, folder_stats
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
@@ -382,6 +383,18 @@ async def test_memory_of_no_size_keeps_nothing(tmp_path: Path) -> None:
 
     assert cache.stats()["MemoryTier"] == {"entries": 0, "bytes": 0}
     await cache.close()
+
+
+def test_a_server_without_memory_tier_serves_from_disk(serve: Callable[..., Server]) -> None:
+    """Compressed bodies are not remembered either."""
+    udf = "import fused\n@fused.udf\ndef udf():\n    return list(range(5000))\n"
+    server = serve({"c/u.py": udf}, "--memory-cache", "0")
+
+    answers = [server.get("/{c}/u") for _ in range(3)]
+
+    assert [answer.headers["x-cache"] for answer in answers] == ["miss", "hit", "hit"]
+    assert [answer.json()[-1] for answer in answers] == [4999] * 3
+    assert answers[2].headers["content-encoding"]
 
 
 async def test_memory_counts_what_it_holds() -> None:

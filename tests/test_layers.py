@@ -43,7 +43,9 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     # core: no input or output, importable anywhere
     "errors": (frozenset(), frozenset()),
     "units": (frozenset(), frozenset()),
-    **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "subject", "udf"), (CORE, CORE_LIBRARIES)),
+    **dict.fromkeys(
+        ("tiles", "formats", "protocol", "signature", "style", "subject", "udf"), (CORE, CORE_LIBRARIES)
+    ),
     **dict.fromkeys(("replies", "interest", "redaction"), (frozenset(), frozenset())),
     "documents": (CORE, CORE_LIBRARIES),
     # server: the web process
@@ -91,7 +93,9 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"}
+        CORE
+        | PIPELINE
+        | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"}
         | {"tidying"},
         SERVER_LIBRARIES,
     ),

@@ -356,6 +356,7 @@ class Database:
         """Forget results by a rule; how many there were. Whoever has this database open heeds the rule from
         its first transaction on, and the rest of it gives others a turn to write."""
         now = time.time()
+        self._connection.execute("PRAGMA synchronous = FULL")  # the rule outlives a power cut
         with self.transaction():
             self._connection.execute("DELETE FROM purges WHERE done = 1 AND at < ?", (now - _PURGES_KEPT,))
             made = self._connection.execute(
