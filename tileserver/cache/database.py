@@ -138,6 +138,7 @@ class Database:
         """
         self._folder = folder
         self._revisions: dict[tuple[str, str], str] = {}
+        self._log_limit = 2**62
         self.identity = identity(folder)
         if self.identity is None:
             raise sqlite3.OperationalError(f"there is no database in {folder}")
@@ -201,7 +202,8 @@ class Database:
         run("SELECT entries FROM counts").fetchone()
 
     def limit_log(self, size: int) -> None:
-        """Hold the write-ahead log to about ``size`` bytes."""
+        """Hold the write-ahead log to about ``size`` bytes, as ``trim`` makes sure."""
+        self._log_limit = size
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {max(16, size // self._page // 2)}")
         self._connection.execute(f"PRAGMA journal_size_limit = {size}")
 
@@ -339,6 +341,8 @@ class Database:
         pages, free = self._pages()
         if pages * self._page > limit and free:
             self._connection.executescript(f"PRAGMA incremental_vacuum({_AT_ONCE})")  # execute: one page
+        if self._log_size() > self._log_limit:  # readers that never pause keep it from starting over by itself
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return removed
 
     def _oldest(self, most: int) -> list[int]:

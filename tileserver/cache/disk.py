@@ -28,7 +28,7 @@ _READ_WAIT: Final = 0.05
 _WRITE_WAIT: Final = 10.0
 _QUEUE_BYTES: Final = 64 * 2**20
 _BATCH_BYTES: Final = 4 * 2**20
-_BATCH: Final = 256
+_BATCH: Final = 1000
 _OVERHEAD: Final = 1024  # bytes of a record besides its body, about
 _TROUBLE: Final = (OSError, sqlite3.Error, ValueError, KeyError, TypeError, OverflowError)
 
