@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import mvt, png, refusals
+from benchmarks import cache, mvt, png, refusals
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,3 +122,21 @@ def test_ratios_are_of_the_same_round() -> None:
     contest = mvt.Contest({"ours": [1.0, 10.0, 1.0], "obvious": [20.0, 200.0, 30.0]})
 
     assert contest.ratio("obvious", "ours") == 20.0
+
+
+def test_a_larger_cache_costs_no_more(tmp_path: Path) -> None:
+    """Four times the bounds of the benchmark, at a fiftieth of its size."""
+    small = cache.ours(tmp_path / "small", 1000, 100, samples=1000)
+    large = cache.ours(tmp_path / "large", 20_000, 100, samples=1000)
+
+    assert large.get50 < 4 * cache.BOUND * small.get50
+    assert large.opened < 4 * cache.OPENING
+    assert large.evicted > 0
+
+
+def test_the_peer_of_the_cache_is_measured_alike(tmp_path: Path) -> None:
+    """It finds, stores, purges and makes room for the same entries."""
+    theirs = cache.theirs(tmp_path, 1000, 100, samples=200)
+
+    assert theirs.entries == 1000
+    assert min(theirs.get50, theirs.set50, theirs.written, theirs.purge, theirs.evicted) > 0

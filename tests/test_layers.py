@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
     {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
-    | {"style", "udf", "documents", "interest", "redaction"}
+    | {"style", "subject", "udf", "documents", "interest", "redaction"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -43,7 +43,9 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     # core: no input or output, importable anywhere
     "errors": (frozenset(), frozenset()),
     "units": (frozenset(), frozenset()),
-    **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "udf"), (CORE, CORE_LIBRARIES)),
+    **dict.fromkeys(
+        ("tiles", "formats", "protocol", "signature", "style", "subject", "udf"), (CORE, CORE_LIBRARIES)
+    ),
     **dict.fromkeys(("replies", "interest", "redaction"), (frozenset(), frozenset())),
     "documents": (CORE, CORE_LIBRARIES),
     # server: the web process
@@ -64,8 +66,9 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "openapi": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
     "metadata": (CORE, frozenset()),
-    "coding": (CORE | {"cache"}, frozenset({"zstandard"})),
-    "cache": (CORE, frozenset({"diskcache"})),
+    "tidying": (frozenset(), frozenset()),
+    "coding": (CORE | {"cache"}, frozenset({"isal", "zstandard"})),
+    "cache": (CORE, frozenset()),
     "sandbox": (frozenset(), frozenset()),
     "executor": (CORE | {"sandbox"}, CORE_LIBRARIES),
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
@@ -90,7 +93,10 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"},
+        CORE
+        | PIPELINE
+        | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"}
+        | {"tidying"},
         SERVER_LIBRARIES,
     ),
     "wire": (frozenset(), frozenset({"uvicorn"})),
@@ -100,7 +106,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "demo": (CORE, frozenset()),
     "cli": (
-        CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry", "sandbox"},
+        CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry", "sandbox", "tidying"},
         frozenset({"click", "mercantile", "uvicorn"}),
     ),
     "__main__": (frozenset({"cli"}), frozenset()),

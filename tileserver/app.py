@@ -34,6 +34,7 @@ from tileserver.redaction import Redaction
 from tileserver.routes import SharedRoutes
 from tileserver.sandbox import DESCRIPTIONS
 from tileserver.settings import Settings
+from tileserver.tidying import tidy
 from tileserver.vault import Vault
 
 log = logging.getLogger("tileserver")
@@ -56,9 +57,15 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         access = Access(settings.state_dir, fixed=fixed_tokens or {})
         vault = Vault(settings.state_dir)
-        cache = Cache.open(settings.cache_dir, settings.cache_size, settings.memory_cache - coded_size)
+        cache = Cache.open(
+            settings.cache_dir,
+            settings.cache_size,
+            settings.memory_cache - coded_size,
+            access.keyed("cache"),
+        )
         app.state.runs = platform.make_runs()
         looking = asyncio.create_task(_tell_metadata(settings))
+        tidy(settings.state_dir, lambda: {token.id for token in access.tokens()})
         try:
             async with executor or local_pool(settings) as running:
                 _tell_level(running)

@@ -7,12 +7,12 @@ as everybody else would have to wait for it.
 from __future__ import annotations
 
 import asyncio
-import gzip
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import zstandard
+from isal import igzip
 
 from tileserver.cache import Stored
 from tileserver.protocol import Encoded
@@ -25,7 +25,7 @@ _TILES: Final = frozenset({"application/vnd.mapbox-vector-tile", "image/svg+xml"
 # The first one that the client takes is used.
 _CODINGS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "zstd": lambda body: zstandard.compress(body, 3),
-    "gzip": lambda body: gzip.compress(body, 5, mtime=0),
+    "gzip": lambda body: igzip.compress(body, 2, mtime=0),
 }
 
 

@@ -19,6 +19,7 @@ from mercantile import Tile
 from tileserver import __version__, formats, tiles
 from tileserver.errors import BadRequest, UdfError
 from tileserver.protocol import DEFAULT_EXTENT, DEFAULT_SIZE, Bundle, Default, Job, Json, RenderOptions
+from tileserver.subject import Subject, form
 from tileserver.udf import Udf
 from tileserver.units import parse_duration
 
@@ -111,7 +112,8 @@ NOBODY: Final = Caller()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that is ready to run: arguments are still text, ``max_age`` is the reader's (seconds)."""
+    """A request that is ready to run: arguments are still text, ``max_age`` is the reader's (seconds), and so
+    is how much longer a result may be used while another is made, or in the place of a failure."""
 
     udf: Udf
     arguments: Mapping[str, Json]
@@ -123,22 +125,34 @@ class Call:
     time_limit: float
     bundle: Bundle
     caller: Caller = NOBODY
+    stale_while_revalidate: int = 0
+    stale_if_error: int = 0
 
-    @property
-    def tag(self) -> str:
-        """What a purge goes by."""
-        return f"{self.bundle.owner}/{self.udf.name}"
+    def subject(self) -> Subject:
+        """What a purge knows the result by: of the arguments, those with a value, given or by default."""
+        parameters = {p.name: p for p in self.udf.signature.parameters}
+        filled = self.udf.signature.filled_by_tile if self.tile is not None else frozenset()
+        defaults = {p.name: p.literal for p in parameters.values() if p.name not in filled}
+        return Subject(
+            owner=self.bundle.owner,
+            udf=self.udf.name,
+            revision=self.udf.revision,
+            tile=None if self.tile is None else (self.tile.z, self.tile.x, self.tile.y),
+            values={
+                name: form(parameters[name].type_name if name in parameters else "str", value)
+                for name, value in {**defaults, **self.arguments}.items()
+                if value is not None
+            },
+        )
 
     def cache_key(self) -> str:
-        """The same for the same code, arguments, tile, formats and rendering, whoever asks. It ends in the
-        tile, so that single tiles can be forgotten."""
+        """The same for the same code, arguments, tile, formats and rendering, whoever asks."""
         facts = [
             *(__version__, self.bundle.owner, self.udf.name, self.udf.revision),
             *(self.udf.signature.entry, sorted(self.arguments.items()), self.tile),
             *(self.formats, self.default, self.options.to_json()),
         ]
-        digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
-        return digest if self.tile is None else f"{digest}.{tile_ending(self.tile)}"
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
 
     def job(self) -> Job:
         return Job(
@@ -156,11 +170,6 @@ class Call:
             time_limit=self.time_limit,
             deadline=self.caller.deadline,
         )
-
-
-def tile_ending(tile: Tile) -> str:
-    """What the keys of one tile's results end in."""
-    return f"{tile.z}/{tile.x}/{tile.y}"
 
 
 def parse_query(query: bytes) -> list[tuple[str, str]]:
@@ -206,6 +215,8 @@ def build_call(
     if address.tile is not None and udf.settings.mode == "single":
         raise BadRequest(f"{udf.name} has mode = single in canvas.toml: it has no tiles")
     tiled = address.tile is not None
+    # Who says how old a result may be gets none that is older.
+    may_be_stale = _last(query, "cache_max_age") is None
     limit = limits.tile_time_limit if tiled else limits.time_limit
     wanted = _formats(address.extension, query)
     # Of a single format the default says nothing, so it must not make two calls of one.
@@ -227,6 +238,8 @@ def build_call(
         time_limit=udf.settings.time_limit or limit,
         bundle=bundle,
         caller=caller,
+        stale_while_revalidate=udf.settings.stale_while_revalidate if may_be_stale else 0,
+        stale_if_error=udf.settings.stale_if_error if may_be_stale else 0,
     )
 
 

@@ -208,11 +208,17 @@ async def answer(call: Call, services: Services, leaving: Leaving | None = None)
         return replace(encoded, meta={**meta, "read_caller": True} if looks else meta)
 
     stored, outcome = await services.cache.get_or_compute(
-        call.cache_key(), run, tag=call.tag, max_age=call.max_age, leaving=leaving
+        call.cache_key(),
+        run,
+        max_age=call.max_age,
+        stale_while_revalidate=call.stale_while_revalidate,
+        stale_if_error=call.stale_if_error,
+        subject=call.subject,
+        leaving=leaving,
     )
     took = 1000 * (time.perf_counter() - started)
     meta = stored.encoded.meta
-    if outcome == "hit":
+    if outcome in ("hit", "stale"):
         return Answer(stored, outcome, {"cache": took})
     stages = {"queue": meta.get("queue_ms", 0.0), "run": meta.get("run_ms", 0.0)}
     return Answer(stored, outcome, {"cache": took, **stages, "encode": meta.get("encode_ms", 0.0)})

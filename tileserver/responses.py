@@ -82,7 +82,7 @@ def _headers(request: Request, grant: Grant, call: Call, answer: Answer, http_ma
         "x-cache": answer.outcome,
         "x-fused-metadata": metadata({name: encoded.meta.get(name, "") for name in ("stdout", "stderr")}),
     }
-    if answer.outcome == "hit":
+    if answer.outcome in ("hit", "stale"):
         headers["x-fused-cached"] = "true"
     return headers
 
@@ -93,10 +93,19 @@ def _cache_control(request: Request, grant: Grant, call: Call, encoded: Encoded,
     if call.max_age == 0 or encoded.meta.get("status", 200) >= 400 or encoded.meta.get("uncounted"):
         return "no-store"
     scope = "private" if grant.restricted else "public"
-    remaining = max(0, math.floor(encoded.created + call.max_age - time.time()))
+    left = math.floor(encoded.created + call.max_age - time.time())  # below zero: seconds past its age
+    remaining = max(0, left)
+    stale = "".join(
+        f", {directive}={seconds + min(0, left)}"
+        for directive, seconds in (
+            ("stale-while-revalidate", call.stale_while_revalidate),
+            ("stale-if-error", call.stale_if_error),
+        )
+        if seconds + min(0, left) > 0
+    )
     if request.query_params.get("_v") == call.udf.revision:
-        return f"{scope}, max-age={remaining}, immutable"
-    return f"{scope}, max-age={min(remaining, http_max_age)}"
+        return f"{scope}, max-age={remaining}, immutable{stale}"
+    return f"{scope}, max-age={min(remaining, http_max_age)}{stale}"
 
 
 def _none_match(request: Request, *etags: str) -> bool:

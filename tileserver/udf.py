@@ -23,6 +23,8 @@ class UdfSettings:
     mode: Mode = "auto"
     cache: bool = True
     cache_max_age: int | None = None
+    stale_while_revalidate: int = 0
+    stale_if_error: int = 0
     minzoom: int = 0
     maxzoom: int | None = None
     bounds: Bounds | None = None
@@ -128,6 +130,8 @@ _READERS: dict[str, Any] = {
     "mode": _one_of("auto", "tile", "single"),
     "cache": _switch,
     "cache_max_age": parse_duration,
+    "stale_while_revalidate": parse_duration,
+    "stale_if_error": parse_duration,
     "minzoom": _whole(0, MAX_ZOOM),
     "maxzoom": _whole(0, MAX_ZOOM),
     "bounds": _bounds,
