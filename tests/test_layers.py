@@ -71,6 +71,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
     "telemetry": (CORE, frozenset()),
     "edge": (CORE, SERVER_LIBRARIES),
+    "forwarding": (frozenset(), frozenset({"starlette"})),
+    "processes": (CORE | {"sandbox"}, frozenset({"starlette"})),
     "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
     "responses": (
@@ -90,12 +92,14 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"},
+        CORE
+        | PIPELINE
+        | {"coding", "edge", "pages", "platform", "processes", "responses", "routes", "sandbox", "doctor"},
         SERVER_LIBRARIES,
     ),
     "wire": (frozenset(), frozenset({"uvicorn"})),
     "server": (
-        CORE | PIPELINE | {"app", "telemetry", "wire", "doctor"},
+        CORE | PIPELINE | {"app", "doctor", "forwarding", "processes", "telemetry", "wire"},
         frozenset({"starlette", "uvicorn", "uvloop"}),
     ),
     "demo": (CORE, frozenset()),
