@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import mvt, png, refusals
+from benchmarks import mvt, png, refusals, soak
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,3 +122,12 @@ def test_ratios_are_of_the_same_round() -> None:
     contest = mvt.Contest({"ours": [1.0, 10.0, 1.0], "obvious": [20.0, 200.0, 30.0]})
 
     assert contest.ratio("obvious", "ours") == 20.0
+
+
+def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
+    """Two web processes, edits and kills, for some seconds: no wrong byte, nothing lost that need not be."""
+    report = soak.soak(tmp_path / "soak", 8)
+
+    assert report.problems == []
+    assert all(report.times[kind] for kind in ("hit", "miss", "head", "range", "unchanged", "fails"))
+    assert report.events["edits"] > 0

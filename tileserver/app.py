@@ -120,7 +120,7 @@ def create_app(
 def create_relay(settings: Settings, channel: socket.socket) -> ASGIApp:
     """A web process besides the owner (see ``processes``): what it doesn't answer itself goes there."""
     unreachable = Edge(_unreachable, allows_host=settings.allows_host, cors_origins=settings.cors_origins)
-    return Relay(channel, unreachable=unreachable)
+    return Relay(channel, unreachable=unreachable, patience=settings.queue_time_limit)
 
 
 async def _unreachable(scope: Scope, receive: Receive, send: Send) -> None:

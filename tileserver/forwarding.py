@@ -54,7 +54,8 @@ def _values(scope: Scope, name: bytes) -> Iterator[str]:
     """The parts of all headers of a name, in their order."""
     for header, value in scope["headers"]:
         if header == name:
-            yield from (part.strip() for part in value.decode("latin-1").split(","))
+            parts = (part.strip() for part in value.decode("latin-1").split(","))
+            yield from filter(None, parts)
 
 
 def _last(scope: Scope, name: bytes) -> str:

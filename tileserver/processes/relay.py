@@ -25,7 +25,7 @@ class Relay:
     """An ASGI application. ``channel`` leads to the owner's ``Door``; ``unreachable`` answers where no owner
     has taken up the request within ``patience`` seconds."""
 
-    def __init__(self, channel: socket.socket, *, unreachable: ASGIApp, patience: float = 10.0) -> None:
+    def __init__(self, channel: socket.socket, *, unreachable: ASGIApp, patience: float) -> None:
         self._channel = channel
         self._channel.setblocking(False)
         self._unreachable = unreachable

@@ -59,18 +59,29 @@ def process_at(connection: socket.socket) -> int | None:
     return None
 
 
+def taken_by(connection: socket.socket) -> int:
+    """The same once it was taken."""
+    wait_for(lambda: process_at(connection) is not None)
+    found = process_at(connection)
+    assert found is not None
+    return found
+
+
 def _holders(name: str) -> Iterator[int]:
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
             for descriptor in os.listdir(f"/proc/{pid}/fd"):
                 with suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/fd/{descriptor}") == name:
+                    if str(Path(f"/proc/{pid}/fd/{descriptor}").readlink()) == name:
                         yield int(pid)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """:raises AssertionError: when it isn't so in time."""
+    """Wait for something that other processes do.
+
+    :raises TimeoutError: when it isn't so in time."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it has not come to that in time"
+        if time.monotonic() > deadline:
+            raise TimeoutError("it has not come to that in time")
         time.sleep(0.02)
