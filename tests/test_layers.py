@@ -71,7 +71,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
     "telemetry": (CORE, frozenset()),
     "edge": (CORE, SERVER_LIBRARIES),
-    "forwarding": (frozenset(), frozenset({"starlette"})),
+    "forwarding": (frozenset(), frozenset()),
     "processes": (CORE | {"sandbox"}, frozenset({"starlette"})),
     "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
@@ -97,7 +97,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         | {"coding", "edge", "pages", "platform", "processes", "responses", "routes", "sandbox", "doctor"},
         SERVER_LIBRARIES,
     ),
-    "wire": (frozenset(), frozenset({"uvicorn"})),
+    "wire": (frozenset({"forwarding"}), frozenset({"uvicorn"})),
     "server": (
         CORE | PIPELINE | {"app", "doctor", "forwarding", "processes", "telemetry", "wire"},
         frozenset({"starlette", "uvicorn", "uvloop"}),

@@ -8,28 +8,25 @@ have written. Where the chain can't be read, it ends there.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from functools import lru_cache
-
-from starlette.types import ASGIApp, Receive, Scope, Send
+from typing import Any
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Scope = MutableMapping[str, Any]  # of ASGI
 
 
 class Forwarding:
-    """Wraps the application; what it is given is the request as it reached the outermost trusted proxy."""
+    """Knows which proxies are trusted."""
 
-    def __init__(self, app: ASGIApp, trusted: Sequence[Network]) -> None:
-        self.app = app
+    def __init__(self, trusted: Sequence[Network]) -> None:
         self._trusts = lru_cache(4096)(lambda text: _is_in(_address(text), trusted))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope.get("client") and self._trusts(scope["client"][0]):
-            self._rewrite(scope)
-        await self.app(scope, receive, send)
-
-    def _rewrite(self, scope: Scope) -> None:
+    def rewrite(self, scope: Scope) -> None:
+        """Make a request what it was when it reached the outermost trusted proxy."""
+        if not (scope["client"] and self._trusts(scope["client"][0])):
+            return
         scope["client"] = (self._client(scope), 0)
         scheme = _last(scope, b"x-forwarded-proto").lower()
         if scheme in {"http", "https"}:

@@ -78,14 +78,16 @@ def _answer(
 ) -> None:
     """Answer what comes to the listener, as one of several processes or as the only one, until SIGTERM or
     SIGINT."""
+    trusted = Forwarding(settings.trusted_proxies) if settings.trusted_proxies else None
+    protocol = partial(Protocol, bounds=Bounds.of_process(), forwarding=trusted)
     server = _Server(
         uvicorn.Config(
-            Forwarding(app, settings.trusted_proxies) if settings.trusted_proxies else app,
+            app,
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            http=cast(type[asyncio.Protocol], partial(Protocol, bounds=Bounds.of_process())),
+            http=cast(type[asyncio.Protocol], protocol),
             ws="none",
             lifespan="on",
             timeout_keep_alive=KEEP_ALIVE,
@@ -110,12 +112,8 @@ class _Server(uvicorn.Server):
         """Take this process's share of the connections, and what the others hand to the owner."""
         state = self.server_state
 
-        def make() -> asyncio.Protocol:
-            made: asyncio.Protocol = self.config.http_protocol_class(
-                config=self.config, server_state=state, app_state=self.lifespan.state
-            )
-            return made
-
+        protocol = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        make = partial(protocol, config=self.config, server_state=state, app_state=self.lifespan.state)
         count = state.connections.__len__
         self._acceptor = Acceptor(listener, place.shares, place.number, make=make, count=count)
         if place.is_owner:

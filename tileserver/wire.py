@@ -11,9 +11,11 @@ import asyncio
 import json
 import resource
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tileserver.forwarding import Forwarding
 
 MAX_TARGET: Final = 65_535  # bytes; no more fits the parser of addresses
 MAX_HEADERS: Final = 131_072  # bytes of all names and values together
@@ -48,9 +50,12 @@ class Protocol(HttpToolsProtocol):
 
     _late: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, bounds: Bounds, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, bounds: Bounds, forwarding: Forwarding | None = None, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         self._bounds = bounds
+        self._forwarding = forwarding
         self._in_head = True  # it is begun by the connection: who says nothing is late, too
         self._in_body = False
         self._read = 0
@@ -75,11 +80,10 @@ class Protocol(HttpToolsProtocol):
             self._read += len(data)
             if self._read > MAX_READ and not self.transport.is_closing():
                 self._cut_off("422 Unprocessable Entity", f"the head is longer than {MAX_READ} bytes")
-        # Nearly every request comes in one piece, and costs no timer. Empty lines begin none, but have
-        # stopped that of an idle connection.
+        # Nearly every request comes in one piece, and costs no timer.
         if self._in_body:
             self._expect_in_time(self._bounds.body)
-        elif self._in_head or self.cycle is None or self.cycle.response_complete:
+        elif self._in_head or self._is_left_idle():
             self._expect_in_time(self._bounds.head)
 
     def on_message_begin(self) -> None:
@@ -110,6 +114,8 @@ class Protocol(HttpToolsProtocol):
         if self._refusal:
             self.url = b"/"
             self.scope["state"]["refusal"] = self._refusal
+        if self._forwarding is not None:
+            self._forwarding.rewrite(cast(dict[str, Any], self.scope))
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -119,6 +125,11 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._cut_off("400 Bad Request", _INVALID)
+
+    def _is_left_idle(self) -> bool:
+        """Whether nothing ends the connection: empty lines begin no request, but have stopped its clock."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and self.timeout_keep_alive_task is None
 
     def _expect_in_time(self, seconds: float) -> None:
         if self._late is None and not self.transport.is_closing():
