@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx
 import pytest
@@ -19,6 +22,7 @@ import pytest
 from benchmarks.processes import alive, children, taken_by, tree, wait_for
 from tests.conftest import Server, running, serving
 from tests.test_platform_running import ADD, P, Poster, body
+from tileserver.processes.acceptor import Acceptor, Shares
 
 # A run leaves a byte in the scratch folder, under the name that it is given.
 ENTRY = (
@@ -116,20 +120,57 @@ def mortal(serve: Callable[..., Server]) -> Pair:
 # -- one server
 
 
-def test_connections_are_shared_out(pair: Pair) -> None:
-    """Of connections that stay open, each process has as many as the other, also of a burst."""
-    url = httpx.URL(pair.server.url)
-    connections = [HTTPConnection(url.host, url.port) for _ in range(12)]
-    try:
-        for connection in connections:
-            connection.connect()
-        held = [taken_by(connection.sock) for connection in connections if connection.sock is not None]
+@pytest.mark.anyio
+async def test_connections_are_shared_out() -> None:
+    """A burst of connections that stay open: each process has as many as the other."""
+    shares = Shares(2)
+    held: list[list[asyncio.Transport]] = [[], []]
 
-        assert abs(held.count(pair.owner) - held.count(pair.relay)) <= 2
-        assert held.count(pair.owner) + held.count(pair.relay) == 12
-    finally:
-        for connection in connections:
-            connection.close()
+    def protocol(place: int) -> asyncio.Protocol:
+        class Holding(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                held[place].append(cast(asyncio.Transport, transport))
+
+        return Holding()
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        acceptors = [
+            Acceptor(
+                listener.dup(),
+                shares,
+                place,
+                make=partial(protocol, place),
+                count=held[place].__len__,
+            )
+            for place in range(2)
+        ]
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(12)]
+        while sum(map(len, held)) < 12:
+            await asyncio.sleep(0.001)
+
+        assert [len(transports) for transports in held] == [6, 6]
+        for transport in (*held[0], *held[1]):
+            transport.close()
+        for closable in (*clients, *acceptors):
+            closable.close()
+
+
+@pytest.mark.anyio
+async def test_a_process_that_takes_none_leaves_them_to_the_others() -> None:
+    """Dead, stopped or at its wits' end: whoever has more takes a connection after a moment."""
+    shares = Shares(2)
+    shares.has_least(0, 0)  # it says that it has none, and takes none
+    taken: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
+
+    class Taking(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            taken.set_result(cast(asyncio.Transport, transport))
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        acceptor = Acceptor(listener.dup(), shares, 1, make=Taking, count=lambda: 5)
+        with socket.create_connection(listener.getsockname()):
+            (await taken).close()
+        acceptor.close()
 
 
 def test_identical_requests_at_both_are_one_run(pair: Pair) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-_MOMENT: Final = 0.002
+_MOMENT: Final = 0.005
 _AGAIN: Final = 0.1  # after there was no descriptor left
 _ABSENT: Final = 2**32  # connections of a process that takes none
 
