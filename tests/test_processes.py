@@ -151,8 +151,10 @@ async def test_connections_are_shared_out() -> None:
         assert [len(transports) for transports in held] == [6, 6]
         for transport in (*held[0], *held[1]):
             transport.close()
-        for closable in (*clients, *acceptors):
-            closable.close()
+        for client in clients:
+            client.close()
+        for acceptor in acceptors:
+            acceptor.close()
 
 
 @pytest.mark.anyio
