@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import cache, mvt, png, refusals
+from benchmarks import cache, mvt, png, refusals, soak
 
 ROOT = Path(__file__).parent.parent
 
@@ -140,3 +140,12 @@ def test_the_peer_of_the_cache_is_measured_alike(tmp_path: Path) -> None:
 
     assert theirs.entries == 1000
     assert min(theirs.get50, theirs.set50, theirs.written, theirs.purge, theirs.evicted) > 0
+
+
+def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
+    """Two web processes, edits and kills, for some seconds: no wrong byte, nothing lost that need not be."""
+    report = soak.soak(tmp_path / "soak", 8)
+
+    assert report.problems == []
+    assert all(report.times[kind] for kind in ("hit", "miss", "head", "range", "unchanged", "fails"))
+    assert report.events["edits"] > 0

@@ -74,6 +74,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
     "telemetry": (CORE, frozenset()),
     "edge": (CORE, SERVER_LIBRARIES),
+    "forwarding": (frozenset(), frozenset()),
+    "processes": (CORE | {"sandbox"}, frozenset({"starlette"})),
     "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
     "responses": (
@@ -95,13 +97,13 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "app": (
         CORE
         | PIPELINE
-        | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"}
+        | {"coding", "edge", "pages", "platform", "processes", "responses", "routes", "sandbox", "doctor"}
         | {"tidying"},
         SERVER_LIBRARIES,
     ),
-    "wire": (frozenset(), frozenset({"uvicorn"})),
+    "wire": (frozenset({"forwarding"}), frozenset({"uvicorn"})),
     "server": (
-        CORE | PIPELINE | {"app", "telemetry", "wire", "doctor"},
+        CORE | PIPELINE | {"app", "doctor", "forwarding", "processes", "telemetry", "wire"},
         frozenset({"starlette", "uvicorn", "uvloop"}),
     ),
     "demo": (CORE, frozenset()),

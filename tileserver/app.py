@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tileserver import __version__, pages, platform, responses
 from tileserver.access import Access
@@ -25,11 +26,12 @@ from tileserver.catalog import Catalog
 from tileserver.coding import Coder
 from tileserver.doctor import METADATA_WARNING, metadata_answers
 from tileserver.edge import Edge
-from tileserver.errors import MethodNotAllowed, NotFound, TileServerError
+from tileserver.errors import MethodNotAllowed, NotFound, Overloaded, TileServerError
 from tileserver.executor import Executor
 from tileserver.executor.confinement import Confinement
 from tileserver.executor.local import LocalPool
 from tileserver.pipeline import Services, make_sources
+from tileserver.processes import Relay
 from tileserver.redaction import Redaction
 from tileserver.routes import SharedRoutes
 from tileserver.sandbox import DESCRIPTIONS
@@ -120,6 +122,17 @@ def create_app(
     app.state.coder = Coder(coded_size)
     app.state.fixed_tokens = dict(fixed_tokens or {})
     return app
+
+
+def create_relay(settings: Settings, channel: socket.socket) -> ASGIApp:
+    """A web process besides the owner (see ``processes``): what it doesn't answer itself goes there."""
+    unreachable = Edge(_unreachable, allows_host=settings.allows_host, cors_origins=settings.cors_origins)
+    return Relay(channel, unreachable=unreachable, patience=settings.queue_time_limit)
+
+
+async def _unreachable(scope: Scope, receive: Receive, send: Send) -> None:
+    response = responses.failure(Overloaded("the server is restarting; ask again", retry_after=1))
+    await response(scope, receive, send)
 
 
 def local_pool(settings: Settings, *, workers: int | None = None) -> LocalPool:

@@ -46,8 +46,9 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
-        scope.setdefault("state", {})
+        state = scope.setdefault("state", {})
+        # Another web process may have read it: the clock is the machine's.
+        started = state.get("started") or time.perf_counter()
         facts: dict[str, Any] = {"timings": {}}
         scope["state"]["facts"] = facts
         request_id = uuid.uuid4().hex
