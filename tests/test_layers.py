@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
     {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
-    | {"style", "udf", "documents", "interest", "redaction"}
+    | {"style", "udf", "documents", "wmts", "interest", "kept", "redaction"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -44,8 +44,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "errors": (frozenset(), frozenset()),
     "units": (frozenset(), frozenset()),
     **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "udf"), (CORE, CORE_LIBRARIES)),
-    **dict.fromkeys(("replies", "interest", "redaction"), (frozenset(), frozenset())),
-    "documents": (CORE, CORE_LIBRARIES),
+    **dict.fromkeys(("replies", "interest", "kept", "redaction"), (frozenset(), frozenset())),
+    **dict.fromkeys(("documents", "wmts"), (CORE, CORE_LIBRARIES)),
     # server: the web process
     "settings": (CORE, frozenset()),
     "state": (CORE, frozenset()),

@@ -58,28 +58,34 @@ def capabilities(
 def _add_layer(contents: ET.Element, layer: Layer, tiles_url: TilesUrl) -> None:
     element = _add(contents, "Layer")
     _describe(element, layer.title, layer.description)
-    west, south, east, north = layer.bounds
+    west, south, east, north = _with_area(layer.bounds, layer.maxzoom)
     box = _add(element, "ows:WGS84BoundingBox")
     _add(box, "ows:LowerCorner", f"{west!r} {south!r}")
     _add(box, "ows:UpperCorner", f"{east!r} {north!r}")
     _add(element, "ows:Identifier", layer.name)
     style = _add(element, "Style", isDefault="true")
     _add(style, "ows:Identifier", "default")
-    pictures = [FORMATS[name] for name in _pictures(layer)]
-    for picture in pictures:
-        _add(element, "Format", picture.media_type)
+    # One format: some clients take the last template, whatever format they were asked for. Vectors are drawn.
+    picture = FORMATS["png" if layer.format == "mvt" else layer.format]
+    _add(element, "Format", picture.media_type)
     link = _add(element, "TileMatrixSetLink")
     _add(link, "TileMatrixSet", _MATRIX_SET)
     _add_limits(_add(link, "TileMatrixSetLimits"), layer)
-    for picture in pictures:
-        template = tiles_url(layer, f"{{TileMatrix}}/{{TileCol}}/{{TileRow}}.{picture.extensions[0]}")
-        about = {"format": picture.media_type, "resourceType": "tile", "template": _text(template)}
-        _add(element, "ResourceURL", **about)
+    template = tiles_url(layer, f"{{TileMatrix}}/{{TileCol}}/{{TileRow}}.{picture.extensions[0]}")
+    about = {"format": picture.media_type, "resourceType": "tile", "template": _text(template)}
+    _add(element, "ResourceURL", **about)
 
 
-def _pictures(layer: Layer) -> tuple[str, ...]:
-    """What a layer's tiles may be asked for as, best first: vectors are drawn, arrays are encoded."""
-    return ("png",) if layer.format == "mvt" else tuple(dict.fromkeys((layer.format, "png", "jpeg")))
+def _with_area(box: Bounds, zoom: int) -> Bounds:
+    """The bounds, or where they are less than a pixel of this zoom, those of the tile: clients can't show a
+    layer that has no pixel."""
+    west, south, east, north = box
+    if min(east - west, north - south) >= 360 / 2**zoom / TILE_SIZE:
+        return box
+    first_column, first_row, last_column, last_row = _range(box, zoom)
+    corner = mercantile.bounds(first_column, first_row, zoom)
+    other = mercantile.bounds(last_column, last_row, zoom)
+    return min(west, corner.west), min(south, other.south), max(east, other.east), max(north, corner.north)
 
 
 def _add_limits(limits: ET.Element, layer: Layer) -> None:
