@@ -70,6 +70,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "executor": (CORE | {"sandbox"}, CORE_LIBRARIES),
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
     "telemetry": (CORE, frozenset()),
+    "counts": (frozenset(), frozenset()),
+    "metrics": (CORE | {"counts", "executor"}, frozenset()),
     "edge": (CORE, SERVER_LIBRARIES),
     "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
@@ -90,7 +92,10 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"},
+        CORE
+        | PIPELINE
+        | {"coding", "edge", "metrics", "pages", "platform", "requests", "responses", "routes"}
+        | {"sandbox", "doctor"},
         SERVER_LIBRARIES,
     ),
     "wire": (frozenset(), frozenset({"uvicorn"})),

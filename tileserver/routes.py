@@ -75,7 +75,11 @@ async def _answer(request: Request, services: Services) -> Response:
     facts["timings"]["access"] = 1000 * (time.perf_counter() - started)
     facts["canvas"] = grant.canvas
     request.state.grant = grant
-    facts["route"], resource, address = _resource(reading)
+    try:
+        facts["route"], resource, address = _resource(reading)
+    except InvalidTile:
+        facts["route"] = "tile"
+        raise
     return await resource(request, Target(reading.share, reading.name, address), grant, services)
 
 
