@@ -13,14 +13,10 @@ import mapbox_vector_tile
 import pytest
 
 from tests.conftest import Server, serving
+from tests.counting import runs
 
-# Each run leaves a byte in the scratch folder.
 ENTRY = """
-import os, tempfile
 import fused, numpy as np, geopandas as gpd, pandas as pd, shapely
-
-with open(os.path.join(tempfile.gettempdir(), "runs"), "ab") as file:
-    file.write(b".")
 
 """
 # Another column with each zoom, and nothing at the first.
@@ -51,10 +47,6 @@ FILES = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("tilejson"), FILES) as running:
         yield running
-
-
-def runs(server: Server) -> int:
-    return sum(path.stat().st_size for path in (server.workspace / ".tileserver").rglob("runs"))
 
 
 def described(server: Server, name: str, query: str = "") -> dict[str, Any]:
@@ -108,13 +100,13 @@ def test_fields_are_those_of_the_tiles(server: Server) -> None:
 
 def test_samples_are_few_and_kept(server: Server) -> None:
     """docs/http.md: up to eight runs, once, also of a UDF that keeps no results."""
-    before = runs(server)
+    before = runs(server.url)
     first = described(server, "deep", "?z=0")
-    sampled = runs(server) - before
+    sampled = runs(server.url) - before
     second = described(server, "deep", "?z=0")
 
     assert sampled <= 8
-    assert runs(server) - before == sampled
+    assert runs(server.url) - before == sampled
     assert first == second
 
 
@@ -226,10 +218,10 @@ def test_a_session_is_repeated(server: Server) -> None:
 )
 def test_a_tile_outside_is_not_found_at_once(server: Server, tile: str, says: str) -> None:
     """OGC API Tiles (OGC 20-057): 404 for a tile outside; the answer names the range, and nothing runs."""
-    before = runs(server)
+    before = runs(server.url)
     response = server.get(f"/{{city}}/picture/run/tiles/{tile}")
 
     assert response.status_code == 404
     assert says in response.json()["detail"]
     assert response.headers["cache-control"] == "no-store"
-    assert runs(server) == before
+    assert runs(server.url) == before

@@ -26,6 +26,7 @@ from PIL import Image
 from rasterio.windows import Window
 
 from tests.conftest import Server, serving
+from tests.counting import runs
 from tileserver import layers, settings, wmts
 from tileserver.app import create_app
 from tileserver.documents import Layer
@@ -38,13 +39,8 @@ HOSTILE = '</Abstract><x onload="alert(1)"> & \' ]]> \x00\x0b\ufffe &#0;'
 BASE = "https://maps.example.org/fc_a"
 NS = {"w": "http://www.opengis.net/wmts/1.0", "ows": "http://www.opengis.net/ows/1.1"}
 
-# Each run leaves a byte in the scratch folder.
 ENTRY = """
-import os, tempfile
 import fused, numpy as np, geopandas as gpd, shapely
-
-with open(os.path.join(tempfile.gettempdir(), "runs"), "ab") as file:
-    file.write(b".")
 
 """
 WHERE = f"""{ENTRY}
@@ -78,10 +74,6 @@ FILES = {
     "city/table.py": "import fused\n@fused.udf\ndef udf():\n    return [1]\n",
     "locked/where.py": WHERE,
 }
-
-
-def runs(server: Server) -> int:
-    return sum(path.stat().st_size for path in (server.workspace / ".tileserver").rglob("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -256,10 +248,10 @@ def test_a_canvas_lists_its_layers(server: Server, schema: etree.XMLSchema) -> N
 def test_a_second_document_runs_nothing(server: Server) -> None:
     """Samples are kept, also those of a UDF that keeps no results, and of one that fails."""
     first = fetch(server)
-    before = runs(server)
+    before = runs(server.url)
     second = fetch(server)
 
-    assert runs(server) == before
+    assert runs(server.url) == before
     assert second.content == first.content
     assert fetch(server, headers={"if-none-match": first.headers["etag"]}).status_code == 304
 

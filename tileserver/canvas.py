@@ -114,9 +114,8 @@ class Canvas:
         return self.udfs[name]
 
     def _refuse_sidecar(self, name: str) -> None:
-        for extension in formats.SIDECARS:
-            if name.endswith(f".{extension}") and name.removesuffix(f".{extension}"):
-                raise NotFound(f"there is no .{extension} beside a UDF")
+        if extension := formats.sidecar(name):
+            raise NotFound(f"there is no .{extension} beside a UDF")
 
     def unchanged(self, asked: str) -> bool:
         """Whether the folder and the file behind a URL's name are still what was read."""
