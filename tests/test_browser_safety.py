@@ -238,10 +238,7 @@ SHOWN = [
         "boom",
         "boom.html",
     ),
-    *(
-        f"made?kind={kind}"
-        for kind in ("html", "svg", "xml", "gif", "text", "json", "script", "none", "unknown")
-    ),
+    *(f"made?kind={kind}" for kind in ("html", "svg", "xml", "gif", "text", "json", "script")),
 ]
 
 

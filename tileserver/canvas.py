@@ -275,6 +275,9 @@ class _Reader:
         for path in self.stamps:
             if not path.endswith(".py"):
                 continue
+            if (shown := path.encode("utf-8", "replace").decode()) != path:
+                self.problems.append(Problem(shown, "has a name that is no UTF-8, which no address can say"))
+                continue
             parts = path.split("/")
             in_folder = len(parts) == 2 and parts[1] == f"{parts[0]}.py"
             entry = None
