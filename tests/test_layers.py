@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
     {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
-    | {"style", "subject", "udf", "documents", "interest", "redaction"}
+    | {"style", "subject", "udf", "documents", "wmts", "interest", "kept", "redaction"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -46,8 +46,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     **dict.fromkeys(
         ("tiles", "formats", "protocol", "signature", "style", "subject", "udf"), (CORE, CORE_LIBRARIES)
     ),
-    **dict.fromkeys(("replies", "interest", "redaction"), (frozenset(), frozenset())),
-    "documents": (CORE, CORE_LIBRARIES),
+    **dict.fromkeys(("replies", "interest", "kept", "redaction"), (frozenset(), frozenset())),
+    **dict.fromkeys(("documents", "wmts"), (CORE, CORE_LIBRARIES)),
     # server: the web process
     "settings": (CORE, frozenset()),
     "state": (CORE, frozenset()),
@@ -73,6 +73,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "executor": (CORE | {"sandbox"}, CORE_LIBRARIES),
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
     "telemetry": (CORE, frozenset()),
+    "counts": (frozenset(), frozenset()),
+    "metrics": (CORE | {"counts", "executor"}, frozenset()),
     "edge": (CORE, SERVER_LIBRARIES),
     "forwarding": (frozenset(), frozenset()),
     "processes": (CORE | {"sandbox"}, frozenset({"starlette"})),
@@ -97,8 +99,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "app": (
         CORE
         | PIPELINE
-        | {"coding", "edge", "pages", "platform", "processes", "responses", "routes", "sandbox", "doctor"}
-        | {"tidying"},
+        | {"coding", "edge", "metrics", "pages", "platform", "processes", "requests", "responses", "routes"}
+        | {"sandbox", "doctor", "tidying"},
         SERVER_LIBRARIES,
     ),
     "wire": (frozenset({"forwarding"}), frozenset({"uvicorn"})),

@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tileserver import __version__, pages, platform, responses
+from tileserver import __version__, metrics, pages, platform, responses
 from tileserver.access import Access
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
@@ -30,9 +30,11 @@ from tileserver.errors import MethodNotAllowed, NotFound, Overloaded, TileServer
 from tileserver.executor import Executor
 from tileserver.executor.confinement import Confinement
 from tileserver.executor.local import LocalPool
+from tileserver.metrics import Measured, Metrics
 from tileserver.pipeline import Services, make_sources
 from tileserver.processes import Relay
 from tileserver.redaction import Redaction
+from tileserver.requests import credentials_of, is_local
 from tileserver.routes import SharedRoutes
 from tileserver.sandbox import DESCRIPTIONS
 from tileserver.settings import Settings
@@ -54,6 +56,7 @@ def create_app(
     are to canvases (the demo's).
     """
     coded_size = settings.memory_cache // 4
+    counted = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -65,6 +68,7 @@ def create_app(
             settings.memory_cache - coded_size,
             access.keyed("cache"),
         )
+        counted.open(settings.state_dir / "metrics")
         app.state.runs = platform.make_runs()
         looking = asyncio.create_task(_tell_metadata(settings))
         tidy(settings.state_dir, lambda: {token.id for token in access.tokens()})
@@ -75,8 +79,9 @@ def create_app(
                 sources = make_sources(settings)
                 names = catalog.names()
                 redact = _redaction(settings, names)
+                measured = Measured(running, counted)
                 app.state.services = Services(
-                    settings, access, catalog, cache, running, vault, sources, redact
+                    settings, access, catalog, cache, measured, vault, sources, redact
                 )
                 for name in names:
                     for problem in catalog.load(name).problems:
@@ -88,6 +93,7 @@ def create_app(
             await cache.close()
             vault.close()
             access.close()
+            counted.close()
 
     def services() -> Services:
         return cast(Services, app.state.services)
@@ -98,6 +104,7 @@ def create_app(
             Route("/", home),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            Route("/metrics", prometheus),
             Mount("/static", _Static(directory=pages.STATIC), middleware=[Middleware(GZipMiddleware)]),
             Mount("/run", routes=[*platform.SHARED_ROUTES, Mount("/", _NothingElse(platform.SHARED_ROUTES))]),
             Mount(
@@ -115,9 +122,17 @@ def create_app(
             TileServerError: _failed,
             HTTPException: _refused,
         },
-        middleware=[Middleware(Edge, allows_host=settings.allows_host, cors_origins=settings.cors_origins)],
+        middleware=[
+            Middleware(
+                Edge,
+                allows_host=settings.allows_host,
+                cors_origins=settings.cors_origins,
+                observe=counted.observe_request,
+            )
+        ],
         lifespan=lifespan,
     )
+    app.state.metrics = counted
     app.state.public_url = settings.public_url
     app.state.coder = Coder(coded_size)
     app.state.fixed_tokens = dict(fixed_tokens or {})
@@ -201,6 +216,17 @@ async def readyz(request: Request) -> Response:
     level = request.app.state.services.executor.level
     status = {"status": "ready" if ready else "starting", "sandbox": level}
     return JSONResponse(status, 200 if ready else 503, {"cache-control": "no-store"})
+
+
+async def prometheus(request: Request) -> Response:
+    """What the server counts of itself, for whoever sits at the machine or holds an admin's token."""
+    request.state.facts["route"] = "metrics"
+    services: Services = request.app.state.services
+    if not is_local(request):
+        services.access.require(credentials_of(request), "admin")
+    text = request.app.state.metrics.text(services.executor.stats())
+    headers = {"cache-control": "no-store", "content-type": metrics.MEDIA_TYPE}
+    return PlainTextResponse(text, headers=headers)
 
 
 class _NothingElse:

@@ -114,9 +114,8 @@ class Canvas:
         return self.udfs[name]
 
     def _refuse_sidecar(self, name: str) -> None:
-        for extension in formats.SIDECARS:
-            if name.endswith(f".{extension}") and name.removesuffix(f".{extension}"):
-                raise NotFound(f"there is no .{extension} beside a UDF")
+        if extension := formats.sidecar(name):
+            raise NotFound(f"there is no .{extension} beside a UDF")
 
     def unchanged(self, asked: str) -> bool:
         """Whether the folder and the file behind a URL's name are still what was read."""
@@ -275,6 +274,9 @@ class _Reader:
         candidates: dict[str, _Candidate] = {}
         for path in self.stamps:
             if not path.endswith(".py"):
+                continue
+            if (shown := path.encode("utf-8", "replace").decode()) != path:
+                self.problems.append(Problem(shown, "has a name that is no UTF-8, which no address can say"))
                 continue
             parts = path.split("/")
             in_folder = len(parts) == 2 and parts[1] == f"{parts[0]}.py"

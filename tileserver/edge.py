@@ -32,13 +32,24 @@ _PREFLIGHT = {
 }
 
 
+# Counts an answer: route, status, outcome of the cache, seconds, bytes of body (see ``metrics``).
+Observe = Callable[[str, int, str | None, float, int], None]
+
+
 class Edge:
-    """Wraps the application. ``cors_origins`` is ``("*",)`` or a list; () turns CORS off."""
+    """Wraps the application. ``cors_origins`` is ``("*",)`` or a list; () turns CORS off. ``observe`` is told
+    of every answer."""
 
     def __init__(
-        self, app: ASGIApp, *, allows_host: Callable[[str], bool], cors_origins: Iterable[str]
+        self,
+        app: ASGIApp,
+        *,
+        allows_host: Callable[[str], bool],
+        cors_origins: Iterable[str],
+        observe: Observe = lambda *_: None,
     ) -> None:
         self.app = app
+        self.observe = observe
         self.allows_host = allows_host
         self.cors_origins = frozenset(cors_origins)
 
@@ -52,11 +63,11 @@ class Edge:
         facts: dict[str, Any] = {"timings": {}}
         scope["state"]["facts"] = facts
         request_id = uuid.uuid4().hex
-        status, begun = 500, False
+        status, begun, size = 500, False, 0
         cors = self._cors(scope)
 
         async def finish(message: Message) -> None:
-            nonlocal status, begun
+            nonlocal status, begun, size
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
                 facts["timings"]["total"] = 1000 * (time.perf_counter() - started)
@@ -65,6 +76,8 @@ class Edge:
                 message["headers"] = _with(message["headers"], ours)
                 if cors and "*" not in self.cors_origins:
                     MutableHeaders(raw=message["headers"]).add_vary_header("Origin")
+            elif scope["method"] != "HEAD":
+                size += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -74,6 +87,8 @@ class Edge:
             if not begun:
                 await _refusal(500, "internal server error")(scope, receive, finish)
         finally:
+            seconds = facts["timings"].get("total", 0.0) / 1000
+            self.observe(_route(scope, facts), status, facts.get("cache"), seconds, size)
             _log(scope, status, request_id, facts)
 
     def _early(self, scope: Scope, cors: Mapping[str, str]) -> ASGIApp | None:
@@ -90,8 +105,7 @@ class Edge:
     def _cors(self, scope: Scope) -> dict[str, str]:
         """CORS headers of a shared route; other routes get none."""
         path: str = scope["path"]
-        platform = path.startswith("/server/v1/") and not path.startswith("/server/v1/realtime-shared/")
-        if platform or path.startswith("/run/") or not self.cors_origins:
+        if not self.cors_origins or _is_platform(path) or path == "/metrics":
             return {}
         origin = Headers(scope=scope).get("origin")
         if "*" in self.cors_origins:
@@ -99,6 +113,20 @@ class Edge:
         if origin in self.cors_origins:
             return {"access-control-allow-origin": origin, "access-control-expose-headers": _EXPOSED}
         return {}
+
+
+def _is_platform(path: str) -> bool:
+    shared = path.startswith("/server/v1/realtime-shared/")
+    return path.startswith(("/server/v1/", "/run/")) and not shared
+
+
+def _route(scope: Scope, facts: Mapping[str, Any]) -> str:
+    """The name of the route in the log and in what is counted."""
+    if route := facts.get("route"):
+        return str(route)
+    if _is_platform(scope["path"]):
+        return "platform"
+    return "static" if scope["path"].startswith("/static/") else "other"
 
 
 def _refusal(status: int, text: str) -> Response:
@@ -121,7 +149,7 @@ def _log(scope: Scope, status: int, request_id: str, facts: Mapping[str, Any]) -
         return
     fields = {
         "method": scope["method"],
-        "route": facts.get("route", "other"),
+        "route": _route(scope, facts),
         "canvas": facts.get("canvas"),
         "udf": facts.get("udf"),
         "tile": facts.get("tile"),

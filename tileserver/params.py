@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 from mercantile import Tile
 
 from tileserver import __version__, formats, tiles
-from tileserver.errors import BadRequest, UdfError
+from tileserver.errors import BadRequest, InvalidTile, UdfError
 from tileserver.protocol import DEFAULT_EXTENT, DEFAULT_SIZE, Bundle, Default, Job, Json, RenderOptions
 from tileserver.subject import Subject, form
 from tileserver.udf import Udf
@@ -56,8 +56,10 @@ class Address:
     def of_tile(cls, z: str, x: str, last: str) -> Address:
         """That of the three path segments of a tile.
 
-        :raises InvalidTile: when they are no tile of the matrix.
+        :raises InvalidTile: when they are no tile of the matrix, or a side-car file of one.
         """
+        if extension := formats.sidecar(last):
+            raise InvalidTile(f"there is no .{extension} beside a tile")
         found = tiles.parse(z, x, last)
         return cls(tile=found.tile, scale=found.scale, extension=found.extension)
 

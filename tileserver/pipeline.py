@@ -19,10 +19,19 @@ from tileserver.access import Access, Credentials, Grant, Identity
 from tileserver.cache import Cache, Leaving, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
-from tileserver.errors import Forbidden, UdfError, UnknownToken, UnknownUdf, without_traceback
+from tileserver.documents import Layer
+from tileserver.errors import (
+    Forbidden,
+    TileServerError,
+    UdfError,
+    UnknownToken,
+    UnknownUdf,
+    without_traceback,
+)
 from tileserver.executor import Answers, Executor
 from tileserver.fetching import Fetcher
 from tileserver.interest import Interest
+from tileserver.kept import Kept
 from tileserver.loading import Sources, complete, is_address, is_token
 from tileserver.metadata import printed
 from tileserver.mirror import Mirror
@@ -50,6 +59,7 @@ class Services:
     sources: Sources
     redact: Redaction = NOTHING_HIDDEN
     waits: Waits = field(default_factory=Waits)
+    described: Kept[Layer | TileServerError] = field(default_factory=lambda: Kept(60))
 
     @property
     def limits(self) -> Limits:

@@ -3,6 +3,7 @@ they have left."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -15,6 +16,7 @@ from tileserver.errors import BadRequest
 from tileserver.params import QueryItems, parse_query
 
 SESSION: Final = "fused_session_token"
+_FORWARDING: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
 def path_of(request: Request) -> str:
@@ -50,6 +52,15 @@ def credentials_of(request: Request) -> Credentials:
         session_token=session,
         address=request.client.host if request.client else None,
     )
+
+
+def is_local(request: Request) -> bool:
+    """Whether who asks sits at this machine. What a proxy on it passes on is anybody's."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(request.client.host if request.client else "")
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback and not any(name in request.headers for name in _FORWARDING)
+    return False
 
 
 def leaving(request: Request) -> Callable[[], Awaitable[None]]:

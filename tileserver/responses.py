@@ -135,10 +135,12 @@ def _partial(request: Request, body: bytes, headers: dict[str, str]) -> Response
     return Response(body[start:stop], status_code=206, headers=headers)
 
 
-def document(request: Request, body: bytes, cache_control: str) -> Response:
-    """A JSON document that describes UDFs, with a validator of its own."""
+def document(
+    request: Request, body: bytes, cache_control: str, media_type: str = "application/json"
+) -> Response:
+    """A document that describes UDFs, with a validator of its own."""
     etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
-    headers = {"cache-control": cache_control, "etag": etag, "content-type": "application/json"}
+    headers = {"cache-control": cache_control, "etag": etag, "content-type": media_type}
     if cache_control.startswith("private"):
         headers["vary"] = "Authorization"
     if _none_match(request, etag):

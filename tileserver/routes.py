@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from mercantile import Tile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tileserver import documents, layers, openapi, pages, pipeline, responses
+from tileserver import documents, layers, openapi, pages, pipeline, responses, wmts
 from tileserver.access import Grant
 from tileserver.errors import (
     BadRequest,
@@ -75,7 +75,11 @@ async def _answer(request: Request, services: Services) -> Response:
     facts["timings"]["access"] = 1000 * (time.perf_counter() - started)
     facts["canvas"] = grant.canvas
     request.state.grant = grant
-    facts["route"], resource, address = _resource(reading)
+    try:
+        facts["route"], resource, address = _resource(reading)
+    except InvalidTile:
+        facts["route"] = "tile"
+        raise
     return await resource(request, Target(reading.share, reading.name, address), grant, services)
 
 
@@ -105,6 +109,8 @@ def _resource(reading: Reading) -> tuple[str, Resource, Address]:
             raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
         case ("run", "tiles.json"):
             return "tilejson", tilejson, Address(tile=_WHOLE_WORLD)
+        case (".wmts.xml",) if reading.name is None and reading.is_canvas:
+            return "wmts", capabilities, Address(tile=_WHOLE_WORLD)
         case (".api.json",) if reading.name is None and reading.is_canvas:
             return "openapi", api, Address()
         case ("map",):
@@ -129,14 +135,9 @@ async def tilejson(request: Request, target: Target, grant: Grant, services: Ser
     call = await _resolved(request, target, grant, services)
     layer = await layers.describe(call, services)
     base = f"{_base(request)}/run/tiles/{{z}}/{{x}}/{{y}}.{layer.extension}"
-    query = [*_own_parameters(request), ("_v", layer.revision)]
-    kept = "private, no-cache" if grant.restricted else "public, no-cache"
-    if grant.session:
-        # Whoever has the document has the session: it must not stay anywhere.
-        query.append((SESSION, request.query_params[SESSION]))
-        kept = "private, no-store"
+    query = [*_own_parameters(request), ("_v", layer.revision), *_session(request, grant)]
     document = documents.tilejson(layer, f"{base}?{urlencode(query)}")
-    return responses.document(request, json.dumps(document).encode(), kept)
+    return responses.document(request, json.dumps(document).encode(), _kept(grant))
 
 
 async def map_page(request: Request, target: Target, grant: Grant, services: Services) -> Response:
@@ -193,10 +194,29 @@ async def api(request: Request, target: Target, grant: Grant, services: Services
     document = openapi.document(
         found.name, udfs, _base(request), security=_security(grant), description=found.description
     )
-    kept = "private, no-cache" if grant.restricted else "public, no-cache"
-    return responses.document(
-        request, openapi.as_json(document), "private, no-store" if grant.session else kept
-    )
+    return responses.document(request, openapi.as_json(document), _kept(grant))
+
+
+async def capabilities(request: Request, target: Target, grant: Grant, services: Services) -> Response:
+    """WMTS capabilities of the layers that a token reaches. The query is that of another way to ask for the
+    same, and says nothing."""
+    found = await services.catalog.canvas(grant.canvas)
+    calls = []
+    for name, udf in sorted(found.udfs.items()):
+        if grant.reaches(name) and udf.is_layer and udf.listed:
+            with suppress(TileServerError):  # of a UDF that can't be called like this, as when it needs more
+                calls.append(await _called(request, replace(target, name=name), grant, [], services))
+    described = await layers.describe_all(calls, services)
+    base, session = _base(request), _session(request, grant)
+
+    def tiles_url(layer: documents.Layer, tile: str) -> str:
+        # Clients of WMTS take tiles of the size that the matrix says, and no others.
+        query = urlencode([("size", str(wmts.TILE_SIZE)), ("_v", layer.revision), *session])
+        return f"{base}/{quote(layer.name, safe='')}/run/tiles/{tile}?{query}"
+
+    url = f"{base}.wmts.xml" + (f"?{urlencode(session)}" if session else "")
+    body = wmts.capabilities(found.title, found.description, described, url=url, tiles_url=tiles_url)
+    return responses.document(request, body, _kept(grant), "application/xml")
 
 
 def _security(grant: Grant) -> str | None:
@@ -216,15 +236,21 @@ async def _resolved(request: Request, target: Target, grant: Grant, services: Se
     facts = request.state.facts
     if target.name is None and grant.udf is None:
         raise UnknownUdf("a canvas token needs a UDF's name after it")
-    call = await pipeline.resolve(target, grant, query_of(request), services, _caller(request, grant))
-    # Whatever extension the address had, clients know the UDF by its name.
-    share = grant.share if grant.udf is not None else f"{grant.share}/{call.udf.name}"
-    headers = {**call.caller.headers, "fused-share-token": share}
-    call = replace(call, caller=replace(call.caller, headers=headers))
+    call = await _called(request, target, grant, query_of(request), services)
     facts["udf"] = call.udf.name
     if call.tile is not None and facts["route"] == "tile":
         facts["tile"] = f"{call.tile.z}/{call.tile.x}/{call.tile.y}"
     return call
+
+
+async def _called(
+    request: Request, target: Target, grant: Grant, query: QueryItems, services: Services
+) -> Call:
+    call = await pipeline.resolve(target, grant, query, services, _caller(request, grant))
+    # Whatever extension the address had, clients know the UDF by its name.
+    share = grant.share if grant.udf is not None else f"{grant.share}/{call.udf.name}"
+    headers = {**call.caller.headers, "fused-share-token": share}
+    return replace(call, caller=replace(call.caller, headers=headers))
 
 
 def _caller(request: Request, grant: Grant) -> Caller:
@@ -237,6 +263,18 @@ def _caller(request: Request, grant: Grant) -> Caller:
     return Caller.of(request.headers.items(), shown)
 
 
+def _session(request: Request, grant: Grant) -> QueryItems:
+    """What a document's URLs carry of the session that it was asked for with."""
+    return [(SESSION, request.query_params[SESSION])] if grant.session else []
+
+
+def _kept(grant: Grant) -> str:
+    """How long a document may be kept. Whoever has one with a session has the session: it must not stay."""
+    if grant.session:
+        return "private, no-store"
+    return "private, no-cache" if grant.restricted else "public, no-cache"
+
+
 def _own_parameters(request: Request) -> QueryItems:
     """The query without reserved names: what every tile of the document is asked with."""
     return [(name, value) for name, value in request.query_params.multi_items() if not is_reserved(name)]
@@ -245,7 +283,7 @@ def _own_parameters(request: Request) -> QueryItems:
 def _path(request: Request) -> str:
     """The path that the UDF's other addresses begin with, as this request wrote it."""
     path = path_of(request)
-    for ending in ("/run/tiles.json", "/map", ".api.json"):
+    for ending in ("/run/tiles.json", "/map", ".api.json", ".wmts.xml"):
         path = path.removesuffix(ending)
     return path.rstrip("/")
 
