@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from tileserver import __version__, style
+from tileserver import __version__, styles
 from tileserver.protocol import Json
 from tileserver.signature import Parameter
 from tileserver.udf import Udf
@@ -53,7 +53,7 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
         "base": base,
         "worker": _static(f"{_MAPLIBRE}-worker.js"),
         "layer": layer,
-        "style": style.default(),
+        "style": styles.default().document,
         "parameters": [_described(p) for p in _asked(udf)],
     }
     body = f"""
