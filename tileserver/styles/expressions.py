@@ -133,7 +133,9 @@ def _node(value: Any, expected: Type | None, path: str) -> Node:
         raise StyleFault(path, "an expression is a list that begins with its operator")
     name = value[0]
     if not isinstance(name, str):
-        raise StyleFault(f"{path}[0]", 'the operator of an expression is text; write ["literal", [...]] for a list')
+        raise StyleFault(
+            f"{path}[0]", 'the operator of an expression is text; write ["literal", [...]] for a list'
+        )
     reader = OPERATORS.get(name)
     if reader is None:
         near = difflib.get_close_matches(name, OPERATORS, n=3, cutoff=0.5)

@@ -144,9 +144,7 @@ def _visible(value: Any, path: str) -> bool:
 # -- properties
 
 
-def _properties(
-    given: Mapping[str, Any], known: Mapping[str, Property], path: str
-) -> dict[str, Node | None]:
+def _properties(given: Mapping[str, Any], known: Mapping[str, Property], path: str) -> dict[str, Node | None]:
     check_keys(given, known, path)
     return {
         name: _default(one) if name not in given else _property(given[name], one, f"{path}.{name}")
@@ -236,9 +234,13 @@ def _refuse_older(value: Any, path: str) -> None:
     if value[0] in {"all", "any"}:
         for at, one in enumerate(value[1:], 1):
             _refuse_older(one, f"{path}[{at}]")
-    older = value[0] in {"==", "!=", "<", "<=", ">", ">="} and not any(isinstance(one, list) for one in value[1:3])
+    older = value[0] in {"==", "!=", "<", "<=", ">", ">="} and not any(
+        isinstance(one, list) for one in value[1:3]
+    )
     if older or value[0] in {"none", "in", "!in", "!has"} or value[:2] in (["has", "$id"], ["has", "$type"]):
-        raise StyleFault(path, 'filters of the older form are not read; write ["==", ["get", "name"], "value"]')
+        raise StyleFault(
+            path, 'filters of the older form are not read; write ["==", ["get", "name"], "value"]'
+        )
 
 
 def with_tokens(text: str) -> Any:

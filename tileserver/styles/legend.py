@@ -26,7 +26,9 @@ _SAMPLES: Final = 9  # colours of a gradient that is not straight
 Item = dict[str, Any]
 
 
-def legend(style: Style, families: Collection[str] = (), ramp: Sequence[tuple[float, str]] = ()) -> dict[str, Any]:
+def legend(
+    style: Style, families: Collection[str] = (), ramp: Sequence[tuple[float, str]] = ()
+) -> dict[str, Any]:
     """``name``, ``title``, ``unit`` and ``items``.
 
     ``families`` are the kinds of geometry that the data has (``Point``, ``LineString``, ``Polygon``), all where it is
@@ -44,7 +46,9 @@ def legend(style: Style, families: Collection[str] = (), ramp: Sequence[tuple[fl
 def _items(style: Style, families: set[str]) -> Iterator[Item]:
     layers = [one for one in style.layers if one.in_legend and one.visible and one.type in _SYMBOLS]
     drawn = [(one, shown) for one in layers if (shown := _families(one) & families)]
-    outline = next((_css(one, {}) for one, shown in drawn if one.type == "line" and shown == {"Polygon"}), None)
+    outline = next(
+        (_css(one, {}) for one, shown in drawn if one.type == "line" and shown == {"Polygon"}), None
+    )
     filled = any(one.type == "fill" for one, _ in drawn)
     for layer, shown in drawn:
         if layer.type == "line" and shown == {"Polygon"} and filled:
@@ -89,7 +93,9 @@ def _layer_items(layer: Layer, unit: str, outline: str | None) -> Iterator[Item]
     if found is None:
         by_size = size if size is not None and size.attributes else None
         if by_size is not None and (sized := _branches(by_size)) is not None:
-            yield from (_class(layer, _said(value), {sized.attribute: value}) for value in _telling(sized.main))
+            yield from (
+                _class(layer, _said(value), {sized.attribute: value}) for value in _telling(sized.main)
+            )
         else:
             yield _class(layer, layer.label or _NAMES[layer.type], {}, outline)
         return

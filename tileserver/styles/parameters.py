@@ -23,7 +23,9 @@ MAX_CLASSES: Final = 10
 _REFERENCE: Final = re.compile(r"\s*([A-Za-z0-9_-]{1,128})\s*(?:\((.*)\))?\s*", re.DOTALL)
 _ARGUMENT: Final = re.compile(r'\s*(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^,"]*))\s*(?:,|$)', re.DOTALL)
 _PLACEHOLDER: Final = "$attribute"
-_UNTELLING: Final = frozenset({"id", "fid", "gid", "objectid", "lon", "lat", "lng", "longitude", "latitude", "x", "y"})
+_UNTELLING: Final = frozenset(
+    {"id", "fid", "gid", "objectid", "lon", "lat", "lng", "longitude", "latitude", "x", "y"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,9 @@ def parse_reference(text: str) -> tuple[str, Arguments]:
     """
     match = _REFERENCE.fullmatch(text)
     if match is None:
-        raise BadRequest(f"style takes a name such as default or choropleth(attribute=mag), not {text[:60]!r}")
+        raise BadRequest(
+            f"style takes a name such as default or choropleth(attribute=mag), not {text[:60]!r}"
+        )
     name, inside = match.groups()
     given: dict[str, str] = {}
     at = 0
@@ -183,11 +187,15 @@ def fill(document: Mapping[str, Any], given: Arguments) -> dict[str, Any]:
         return dict(document)
     scale = _scale(own.get("range"), given.range)
     values = tuple(given.values or ())
-    filled: dict[str, Any] = _filled(dict(document), str(given.attribute or own.get("attribute")), scale, values)
+    filled: dict[str, Any] = _filled(
+        dict(document), str(given.attribute or own.get("attribute")), scale, values
+    )
     return filled
 
 
-_Scale = tuple[float, float, float]  # where the range begins, its share of the declared one, where that begins
+_Scale = tuple[
+    float, float, float
+]  # where the range begins, its share of the declared one, where that begins
 
 
 def _scale(own: Any, given: tuple[float, float] | None) -> _Scale:
