@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
     {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
-    | {"style", "udf", "documents", "interest", "redaction"}
+    | {"styles", "udf", "documents", "interest", "redaction"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -43,7 +43,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     # core: no input or output, importable anywhere
     "errors": (frozenset(), frozenset()),
     "units": (frozenset(), frozenset()),
-    **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "udf"), (CORE, CORE_LIBRARIES)),
+    **dict.fromkeys(("tiles", "formats", "protocol", "signature", "styles", "udf"), (CORE, CORE_LIBRARIES)),
     **dict.fromkeys(("replies", "interest", "redaction"), (frozenset(), frozenset())),
     "documents": (CORE, CORE_LIBRARIES),
     # server: the web process
