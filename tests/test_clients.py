@@ -6,14 +6,11 @@ that every pixel on a screen tells which pixel of which tile it is.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mercantile
@@ -23,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser
 
-from tests.browser import chromium, tab
+from tests.browser import chromium, site, tab
 from tests.conftest import Server, serving
 from tests.node import CLIENTS, installed
 
@@ -101,17 +98,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.copytree(installed() / "leaflet", folder / "leaflet")
     shutil.copytree(VENDOR / "maplibre-gl", folder / "maplibre-gl")
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with site(folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,11 @@ def style(layer: Layer, chosen: Style, tilejson_url: str, tiles_url: str) -> dic
     }
     if layer.format == "mvt":
         source: dict[str, Any] = {"type": "vector", "url": tilejson_url}
-        return {**document, "sources": {"udf": source}, "layers": [_drawn(one) for one in chosen.document["layers"]]}
+        return {
+            **document,
+            "sources": {"udf": source},
+            "layers": [_drawn(one) for one in chosen.document["layers"]],
+        }
     source = {"type": "raster", "tiles": [tiles_url], "tileSize": 256, "bounds": [west, south, east, north]}
     source |= {"minzoom": layer.minzoom, "maxzoom": layer.maxzoom, "attribution": layer.attribution}
     smooth = chosen.raster.resampling not in {None, "nearest"}

@@ -35,6 +35,8 @@ Pixels = NDArray[np.uint8]
 # Pixels of the style around a picture: what is drawn at least, and where features are looked for.
 MARGIN: Final = 8
 FURTHEST: Final = 64
+# Dashes count from the beginning of a line, so that they go on in the next tile; of longer lines (pixels) from its cut.
+LONGEST_DASHED: Final = 65536.0
 
 SINGLE_SIDE: Final = 512
 SINGLE_PADDING: Final = 12
@@ -237,11 +239,11 @@ class _Canvas:
         elif paint.kind == "fill":
             parts, of = self._clipped(geometry)
             nothing = np.empty((0, 4))
-            self._paths(paint, parts, paint.each(paint.colour)[of], nothing, np.empty(0))
+            self._paths(paint, parts, paint.colours(paint.colour)[of], nothing, np.empty(0))
         else:
-            parts, of = self._clipped(geometry)
-            width = paint.each(paint.width)[of] * self.view.scale
-            self._paths(paint, parts, np.empty((0, 4)), paint.each(paint.colour)[of], width)
+            parts, of = self._clipped(geometry, whole_to=LONGEST_DASHED if paint.dash else 0.0)
+            width = paint.lengths(paint.width)[of] * self.view.scale
+            self._paths(paint, parts, np.empty((0, 4)), paint.colours(paint.colour)[of], width)
 
     def _labels(self, wanted: Labels, geometry: Geometries, rows: NDArray[np.intp]) -> None:
         keep, places = _label_places(geometry, rows)
@@ -271,9 +273,9 @@ class _Canvas:
         """Pixels from the lower left corner of the canvas."""
         return (metres - self.bounds[:2]) / self.pixel
 
-    def _clipped(self, geometry: Geometries) -> tuple[Geometries, NDArray[np.intp]]:
+    def _clipped(self, geometry: Geometries, whole_to: float = 0.0) -> tuple[Geometries, NDArray[np.intp]]:
         """What lies on the canvas, and which of the geometries it is of. Cuts fall outside of the canvas, where
-        their strokes aren't seen."""
+        their strokes aren't seen; what is no longer than ``whole_to`` (pixels) is not cut."""
         reach = self.margin * self.pixel
         west, south, east, north = self.bounds
         box = (west - reach, south - reach, east + reach, north + reach)
@@ -281,6 +283,7 @@ class _Canvas:
         near = np.flatnonzero((x0 <= box[2]) & (x1 >= box[0]) & (y0 <= box[3]) & (y1 >= box[1]))
         geometry = geometry[near]
         outside = ((x0 < box[0]) | (y0 < box[1]) | (x1 > box[2]) | (y1 > box[3]))[near]
+        outside &= shapely.length(geometry) > whole_to * self.pixel
         if not outside.any():
             return geometry, near
         try:
@@ -306,10 +309,10 @@ class _Canvas:
     def _circles(self, paint: Paint, centres: Coordinates) -> None:
         """Discs, each with its ring around it before the next one."""
         scale, count = self.view.scale, len(centres)
-        radius, ring = paint.each(paint.radius) * scale, paint.each(paint.stroke_width) * scale
-        stroke = paint.each(np.zeros(4) if paint.stroke_colour is None else paint.stroke_colour)
+        radius, ring = paint.lengths(paint.radius) * scale, paint.lengths(paint.stroke_width) * scale
+        stroke = paint.colours(np.zeros(4) if paint.stroke_colour is None else paint.stroke_colour)
         faces, edges, widths = np.zeros((2 * count, 4)), np.zeros((2 * count, 4)), np.zeros(2 * count)
-        faces[::2], edges[1::2], widths[1::2] = paint.each(paint.colour), stroke, ring
+        faces[::2], edges[1::2], widths[1::2] = paint.colours(paint.colour), stroke, ring
         transforms = np.zeros((2 * count, 3, 3))
         transforms[::2, 0, 0] = transforms[::2, 1, 1] = radius
         transforms[1::2, 0, 0] = transforms[1::2, 1, 1] = radius + ring / 2
@@ -384,10 +387,19 @@ def _context(paint: Paint) -> GraphicsContextBase:
     return context
 
 
-def _outlines(geometry: Geometries) -> Iterator[tuple[Coordinates, NDArray[np.uint8]]]:
-    """Vertices and path codes of each line, or of each polygon with its holes."""
-    if len(geometry) == 0:
-        return
+def _outlines(geometry: Geometries) -> list[tuple[Coordinates, NDArray[np.uint8]]]:
+    """Vertices and path codes of each line, and of each polygon with its holes."""
+    found: list[Any] = [None] * len(geometry)
+    kinds = shapely.get_type_id(geometry)
+    for kind in np.unique(kinds):
+        of = np.flatnonzero(kinds == kind)
+        for at, outline in zip(of.tolist(), _alike(geometry[of]), strict=True):
+            found[at] = outline
+    return found
+
+
+def _alike(geometry: Geometries) -> Iterator[tuple[Coordinates, NDArray[np.uint8]]]:
+    """Outlines of either lines or polygons."""
     kind, vertices, offsets = shapely.to_ragged_array(geometry, include_z=False)
     codes = np.full(len(vertices), Path.LINETO, np.uint8)
     starts = offsets[0][:-1]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,13 @@ class Paint:
     cap: Literal["butt", "round", "square"] = "butt"
     join: Literal["miter", "round", "bevel"] = "miter"
 
-    def each(self, value: Any) -> Any:
-        """One of its values, for each feature."""
-        array = np.asarray(value, float)
-        shape = (len(self.features), 4) if array.shape[-1:] == (4,) and array.ndim else (len(self.features),)
-        return np.broadcast_to(array, shape)
+    def lengths(self, value: Numbers | float) -> Numbers:
+        """One of its lengths, for each feature (n,)."""
+        return np.broadcast_to(np.asarray(value, float), self.features.shape)
+
+    def colours(self, value: Numbers) -> Numbers:
+        """One of its colours, for each feature (n, 4)."""
+        return np.broadcast_to(value, (len(self.features), 4))
 
 
 @dataclass(frozen=True, slots=True)

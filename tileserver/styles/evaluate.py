@@ -194,7 +194,7 @@ def _number_text(number: float) -> str:
         return "Infinity" if number > 0 else "-Infinity"
     if number == 0:
         return "0"
-    mantissa, _, exponent = f"{repr(number):s}".partition("e")
+    mantissa, _, exponent = f"{number!r:s}".partition("e")
     if not exponent and abs(number) >= 1e-6:
         return mantissa.removesuffix(".0")
     sign, digits, point = _digits(number)

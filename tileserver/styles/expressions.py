@@ -10,10 +10,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from tileserver.styles import colours
 from tileserver.styles.fault import StyleFault
 
 Type = Literal["null", "number", "string", "boolean", "color", "value", "formatted"]
