@@ -132,7 +132,8 @@ def test_every_shipped_style_is_compared() -> None:
 def test_maplibre_and_our_pictures_have_the_same_colours(
     browser: Browser, server: Server, page: str, reference: str
 ) -> None:
-    """Where both are flat they are equal to a rounding; edges, which both smooth in their own way, are alike."""
+    """Where both are flat they are equal to a rounding; edges, which both smooth in their own way, are
+    alike."""
     base = f"{server.url}/{server.tokens['shapes']}/figures/run"
     with tab(browser, server.url, page, viewport={"width": 512, "height": 512}) as found:
         found.page.goto(f"{page}/style.html")

@@ -214,18 +214,26 @@ def alike(ours: Any, theirs: Any) -> bool:
     return type(ours) is type(theirs) and bool(ours == theirs)
 
 
+def read(kind: Any, expression: Any) -> Node | StyleFault:
+    try:
+        if kind == "filter":
+            return read_filter(expression, "x")
+        node = parse(expression, kind, "x")
+        check_zoom(node, "x")
+    except StyleFault as fault:
+        return fault
+    return node
+
+
 def check(spec: StyleSpec, kind: str, expression: Any, features: list[dict[str, Any]], zoom: float) -> None:
-    """What we read is read by MapLibre too, and has the same value for each feature, in both of our evaluations."""
+    """What we read is read by MapLibre too, and has the same value for each feature, in both of our
+    evaluations."""
     asked = [{**feature, "zoom": zoom} for feature in features]
     theirs = spec.ask(type=kind, expression=expression, features=asked)
-    try:
-        node = read_filter(expression, "x") if kind == "filter" else parse(expression, kind, "x")  # type: ignore[arg-type]
-        if kind != "filter":
-            check_zoom(node, "x")
-    except StyleFault as fault:
-        assert isinstance(theirs, dict) or "older form" in fault.reason, (
-            f"we refuse {expression}: {fault.message}"
-        )
+    node = read(kind, expression)
+    if isinstance(node, StyleFault):
+        known = isinstance(theirs, dict) or "older form" in node.reason
+        assert known, f"we refuse {expression}: {node.message}"
         return
     assert isinstance(theirs, list), f"they refuse {expression}: {theirs}"
     default = DEFAULTS[kind]

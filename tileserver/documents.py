@@ -14,8 +14,8 @@ from tileserver.tiles import Bounds, fit_zoom
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A UDF as a map layer. ``bounds`` in degrees; ``fields`` maps attribute names to TileJSON's types.
-    ``families`` are the kinds of geometry of features, ``ramp`` the colours along the values of a picture's only
-    band."""
+    ``families`` are the kinds of geometry of features, ``ramp`` the colours along the values of a picture's
+    only band."""
 
     name: str
     title: str
@@ -61,8 +61,8 @@ def tilejson(layer: Layer, tiles_url: str) -> dict[str, Any]:
 
 
 def style(layer: Layer, chosen: Style, tilejson_url: str, tiles_url: str) -> dict[str, Any]:
-    """A MapLibre style that draws a layer: features from the ``tilejson_url`` by the layers of a style, pictures
-    from the template ``tiles_url``."""
+    """A MapLibre style that draws a layer: features from the ``tilejson_url`` by the layers of a style,
+    pictures from the template ``tiles_url``."""
     west, south, east, north = layer.bounds
     document = {
         "version": 8,
@@ -88,7 +88,8 @@ def style(layer: Layer, chosen: Style, tilejson_url: str, tiles_url: str) -> dic
 
 
 def _drawn(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer of a style that draws what ours does: MapLibre would fill lines, and put circles on every vertex."""
+    """A layer of a style that draws what ours does: MapLibre would fill lines, and put circles on every
+    vertex."""
     family = {"fill": "Polygon", "circle": "Point"}.get(layer["type"])
     given = layer.get("filter")
     if family is None or (given is not None and "geometry-type" in json.dumps(given)):

@@ -1,5 +1,5 @@
-"""What map documents say of a UDF: from ``canvas.toml``, else from what its tiles have in them; its style, and the
-legend of that."""
+"""What map documents say of a UDF: from ``canvas.toml``, else from what its tiles have in them; its style,
+and the legend of that."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ async def legend(call: Call, query: QueryItems, services: Services) -> dict[str,
 
 
 async def legend_call(call: Call, query: QueryItems, services: Services) -> Call:
-    """The call that draws the legend of a tile call, in a worker of its canvas: the web process draws nothing.
+    """The call that draws the legend of a tile call, in a worker of its canvas: the web process draws
+    nothing.
 
     :raises BadRequest: for a ``scale`` or ``theme`` that there isn't.
     """

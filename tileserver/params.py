@@ -112,8 +112,8 @@ NOBODY: Final = Caller()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that is ready to run: arguments are still text, ``max_age`` is the reader's (seconds). ``style`` is
-    None where there is nothing to draw."""
+    """A request that is ready to run: arguments are still text, ``max_age`` is the reader's (seconds).
+    ``style`` is None where there is nothing to draw."""
 
     udf: Udf
     arguments: Mapping[str, Json]
@@ -341,8 +341,8 @@ def _options(udf: Udf, query: QueryItems, style: Style, scale: int, max_pixels: 
 
 
 def _styled(style: Style, asked: set[str]) -> RenderOptions:
-    """The raster part of a style, without what a query says itself. Stops are values with their colours, which
-    neither another range nor another colormap goes with."""
+    """The raster part of a style, without what a query says itself. Stops are values with their colours,
+    which neither another range nor another colormap goes with."""
     part = style.raster
     stops = () if asked & {"rescale", "colormap"} else tuple((value, *colour) for value, colour in part.stops)
     return RenderOptions(

@@ -19,7 +19,7 @@ from tileserver.access import Access, Credentials, Grant, Identity
 from tileserver.cache import Cache, Leaving, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
-from tileserver.errors import Forbidden, UdfError, UnknownToken, UnknownUdf, without_traceback
+from tileserver.errors import BadRequest, Forbidden, UdfError, UnknownToken, UnknownUdf, without_traceback
 from tileserver.executor import Answers, Executor
 from tileserver.fetching import Fetcher
 from tileserver.interest import Interest
@@ -133,8 +133,8 @@ async def _styled(call: Call, services: Services) -> Call:
 
 
 async def settled(style: Style, call: Call, services: Services) -> Style:
-    """A style with what it leaves open filled from the data: that of the sample tile of the UDF's own defaults,
-    whatever the call asks for, so that all tiles of a revision have the same colours.
+    """A style with what it leaves open filled from the data: that of the sample tile of the UDF's own
+    defaults, whatever the call asks for, so that all tiles of a revision have the same colours.
 
     :raises BadRequest: when the data doesn't say it.
     """

@@ -35,9 +35,9 @@ class RenderOptions:
 
     ``size`` is the side of a tile in pixels at ``scale`` 1, and ``exact`` says that an array of another
     shape must be resampled to it; ``rescale`` holds one (min, max) for all bands or one for each; ``stops``
-    are values of a single band with their colours (value, red, green, blue, opacity, from 0 to 1), in the place
-    of ``rescale`` and ``colormap``; ``summary`` asks for what attributes have in them, among a tile's facts;
-    ``buffer`` and ``extent`` are in tile units; no side of a picture may exceed ``max_pixels``.
+    are values of a single band with their colours (value, red, green, blue, opacity, from 0 to 1), in the
+    place of ``rescale`` and ``colormap``; ``summary`` asks for what attributes have in them, among a tile's
+    facts; ``buffer`` and ``extent`` are in tile units; no side of a picture may exceed ``max_pixels``.
     """
 
     size: int = DEFAULT_SIZE

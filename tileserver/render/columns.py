@@ -1,7 +1,7 @@
 """Expressions of a style over whole columns: the rules of ``styles/evaluate.py``, for all features at once.
 
-A value of mixed types is kept as one array for each type and a tag that says which one counts; an array of length 1
-stands for all features. What fails is tagged as an error, and goes on to the property's default.
+A value of mixed types is kept as one array for each type and a tag that says which one counts; an array of
+length 1 stands for all features. What fails is tagged as an error, and goes on to the property's default.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _TAGS_OF: Final = {type(None): NULL, bool: BOOLEAN, int: NUMBER, float: NUMBER, 
 _INT64: Final = range(-(2**63), 2**64)
 
 Flags = NDArray[np.bool_]
+_ALL_GOOD: Final = np.ones(1, bool)
 _NO_NUMBERS: Final = np.zeros(1)
 _NO_TEXTS: Final = np.full(1, "", object)
 _NO_COLOURS: Final = np.zeros((1, 4))
@@ -33,8 +34,8 @@ _NO_COLOURS: Final = np.zeros((1, 4))
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """``tags`` (n,), ``numbers`` (n,), which hold booleans too, ``texts`` (n,) and ``colours`` (n, 4); n may be 1
-    in each of them."""
+    """``tags`` (n,), ``numbers`` (n,), which hold booleans too, ``texts`` (n,) and ``colours`` (n, 4); n may
+    be 1 in each of them."""
 
     tags: NDArray[np.uint8]
     numbers: NDArray[np.float64] = field(default_factory=lambda: _NO_NUMBERS)
@@ -72,7 +73,8 @@ class Table:
 
 
 def column(name: str, series: pd.Series[Any]) -> Values:
-    """A column as the features of a vector tile have it: numbers, texts, booleans, and nothing for what is missing."""
+    """A column as the features of a vector tile have it: numbers, texts, booleans, and nothing for what is
+    missing."""
     kind = series.dtype
     if isinstance(kind, np.dtype) and kind.kind in "biuf":
         numbers = series.to_numpy(np.float64)
@@ -127,9 +129,9 @@ def constant(value: Any) -> Values:
     return Values.of(tag, numbers=np.array([0.0 if value is None else float(value)]))
 
 
-def _flags(values: Any, good: Any = True) -> Values:
+def _flags(values: Any, good: Any = _ALL_GOOD) -> Values:
     flags = np.atleast_1d(np.asarray(values, float))
-    return Values.of(BOOLEAN, numbers=flags).where(np.atleast_1d(np.asarray(good, bool)))
+    return Values.of(BOOLEAN, numbers=flags).where(np.asarray(good, bool))
 
 
 def _chosen(choices: Sequence[tuple[Flags, Values]], otherwise: Values) -> Values:
@@ -203,7 +205,8 @@ def _coalesce(node: Node, table: Table) -> Values:
 
 
 def _logical(node: Node, table: Table) -> Values:
-    """``all`` ends with the first that is false, ``any`` with the first that is true; what comes after can't fail."""
+    """``all`` ends with the first that is false, ``any`` with the first that is true; what comes after can't
+    fail."""
     choices = []
     for arg in node.args:
         values = _evaluate(arg, table)

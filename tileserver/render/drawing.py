@@ -35,7 +35,8 @@ Pixels = NDArray[np.uint8]
 # Pixels of the style around a picture: what is drawn at least, and where features are looked for.
 MARGIN: Final = 8
 FURTHEST: Final = 64
-# Dashes count from the beginning of a line, so that they go on in the next tile; of longer lines (pixels) from its cut.
+# Dashes count from the beginning of a line, so that they go on in the next tile; of lines that are longer
+# (pixels) they count from the cut.
 LONGEST_DASHED: Final = 65536.0
 
 SINGLE_SIDE: Final = 512
@@ -56,11 +57,11 @@ class View(NamedTuple):
 
 
 def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
-    """The features of a ``GeoDataFrame`` (EPSG:4326 if it doesn't say) as RGBA (4, height, width), by the job's
-    style or the default one.
+    """The features of a ``GeoDataFrame`` (EPSG:4326 if it doesn't say) as RGBA (4, height, width), by the
+    job's style or the default one.
 
-    A tile shows its extent at the job's size. Without a tile the data is fitted into 512 pixels, or the
-    size asked for. Facts: ``bounds`` of the data in degrees, ``families`` of its geometry, ``empty`` when nothing
+    A tile shows its extent at the job's size. Without a tile the data is fitted into 512 pixels, or the size
+    asked for. Facts: ``bounds`` of the data in degrees, ``families`` of its geometry, ``empty`` when nothing
     of it is visible.
     """
     style = styles.default() if job.style is None else _read(job.style)
@@ -132,8 +133,8 @@ _FAMILIES: Final = np.array(["Point", "LineString", "LineString", "Polygon"], ob
 
 
 def _drawable(geometry: Geometries) -> tuple[Geometries, NDArray[np.intp]]:
-    """Points, lines and polygons with the position that each comes from: collections and multi-geometries taken
-    apart, nothing empty."""
+    """Points, lines and polygons with the position that each comes from: collections and multi-geometries
+    taken apart, nothing empty."""
     rows = np.arange(len(geometry))
     while True:
         kept = ~(shapely.is_missing(geometry) | shapely.is_empty(geometry))
@@ -274,8 +275,8 @@ class _Canvas:
         return (metres - self.bounds[:2]) / self.pixel
 
     def _clipped(self, geometry: Geometries, whole_to: float = 0.0) -> tuple[Geometries, NDArray[np.intp]]:
-        """What lies on the canvas, and which of the geometries it is of. Cuts fall outside of the canvas, where
-        their strokes aren't seen; what is no longer than ``whole_to`` (pixels) is not cut."""
+        """What lies on the canvas, and which of the geometries it is of. Cuts fall outside of the canvas,
+        where their strokes aren't seen; what is no longer than ``whole_to`` (pixels) is not cut."""
         reach = self.margin * self.pixel
         west, south, east, north = self.bounds
         box = (west - reach, south - reach, east + reach, north + reach)
@@ -355,8 +356,8 @@ def _even(dash: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _label_places(geometry: Geometries, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], Coordinates]:
-    """One place for each row and family of geometry, in metres: the points themselves, the middle of the longest
-    line, within the largest polygon; and which of the geometries they are of."""
+    """One place for each row and family of geometry, in metres: the points themselves, the middle of the
+    longest line, within the largest polygon; and which of the geometries they are of."""
     kinds = shapely.get_type_id(geometry)
     measure = np.where(
         kinds == shapely.GeometryType.POLYGON, shapely.area(geometry), shapely.length(geometry)

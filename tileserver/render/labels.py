@@ -1,8 +1,9 @@
 """Texts on a picture, by Pillow's own scalable font.
 
-Neighbouring tiles must agree on every label that both show. Which of them are shown therefore depends on nothing but
-their near surroundings: in two rounds, a label is shown if of those that it collides with none comes before it. Each
-tile looks further than that reaches, and orders labels by what they are, not by the order of rows.
+Neighbouring tiles must agree on every label that both show. Which of them are shown therefore depends on
+nothing but their near surroundings: in two rounds, a label is shown if of those that it collides with none
+comes before it. Each tile looks further than that reaches, and orders labels by what they are, not by the
+order of rows.
 """
 
 from __future__ import annotations
@@ -55,7 +56,14 @@ class _Placed:
         x, y = float(place[0]) + labels.offset[0] * size, float(place[1]) + labels.offset[1] * size
         left = x - width * (0.0 if "left" in labels.anchor else 1.0 if "right" in labels.anchor else 0.5)
         top = y - height * (0.0 if "top" in labels.anchor else 1.0 if "bottom" in labels.anchor else 0.5)
+        left, top = _snapped(left), _snapped(top)
         return cls(lines, font, size, (left, top, left + width, top + height))
+
+
+def _snapped(place: float) -> float:
+    """An eighth of a pixel: tiles that show the same label get places that differ by a rounding, and where these are
+    split is where hardly any place lies."""
+    return round(place * 8 + 0.0137) / 8
 
 
 @functools.lru_cache(maxsize=64)
@@ -111,7 +119,8 @@ def _collisions(boxes: Boxes) -> list[tuple[int, int]]:
     """Pairs of boxes that overlap."""
     from shapely import STRtree, box
 
-    tree = STRtree(box(*boxes.T))
+    covered: NDArray[np.object_] = np.asarray(box(*boxes.T))
+    tree = STRtree(covered)
     first, second = tree.query(tree.geometries)
     pairs = first < second
     return list(zip(first[pairs].tolist(), second[pairs].tolist(), strict=True))

@@ -166,9 +166,10 @@ def _blocks(legend: Mapping[str, Any], pen: _Pen) -> list[Any]:
     largest = max((float(item.get("size", 0)) for item in items if item.get("symbol") == "circle"), default=0)
     swatch = max(_SWATCH, min(largest, 56) + 2)
     found: list[Any] = [_Heading(title, pen)] if title and items else []
-    for item in items:
-        found.append(_Gradient(item, title, pen) if item["kind"] == "gradient" else _Class(item, pen, swatch))
-    return found
+    return found + [
+        _Gradient(item, title, pen) if item["kind"] == "gradient" else _Class(item, pen, swatch)
+        for item in items
+    ]
 
 
 def _in_brackets(unit: object) -> str:

@@ -16,11 +16,13 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Paint:
-    """One layer of a style. ``features`` are positions among the features that were asked about, first drawn first.
+    """One layer of a style. ``features`` are positions among the features that were asked about, first drawn
+    first.
 
-    ``colour`` is red, green, blue and opacity from 0 to 1, not multiplied: (n, 4) for n features, or (4,) for all of
-    them. Lengths are pixels of the style (at scale 1), (n,) or one for all: the ``width`` of a line, the ``radius`` of
-    a circle, and the ``stroke_width`` of the ring around it. ``dash`` counts widths of the line.
+    ``colour`` is red, green, blue and opacity from 0 to 1, not multiplied: (n, 4) for n features, or (4,)
+    for all of them. Lengths are pixels of the style (at scale 1), (n,) or one for all: the ``width`` of a
+    line, the ``radius`` of a circle, and the ``stroke_width`` of the ring around it. ``dash`` counts widths
+    of the line.
     """
 
     kind: Literal["fill", "line", "circle"]
@@ -45,8 +47,8 @@ class Paint:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """One layer of texts. ``size`` and ``halo_width`` are pixels, ``offset`` and ``max_width`` count sizes. Of two
-    labels that collide, the one with the lower ``key`` is shown."""
+    """One layer of texts. ``size`` and ``halo_width`` are pixels, ``offset`` and ``max_width`` count sizes.
+    Of two labels that collide, the one with the lower ``key`` is shown."""
 
     features: NDArray[np.intp]
     texts: tuple[str, ...]

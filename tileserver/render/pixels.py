@@ -43,8 +43,8 @@ class Picture:
     """8-bit ``colours`` (1 or 3, height, width) and ``alpha`` (height, width), None where all is opaque.
     They may be the function's own arrays: nobody writes into them.
 
-    With a ``palette`` (256, 4), RGBA, the single colour band holds indices into it. ``ramp`` says which values of
-    a single band have which colours.
+    With a ``palette`` (256, 4), RGBA, the single colour band holds indices into it. ``ramp`` says which
+    values of a single band have which colours.
     """
 
     colours: Bytes

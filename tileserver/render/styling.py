@@ -24,6 +24,7 @@ _DRAWN: Final = {
     "symbol": ("Point", "LineString", "Polygon"),
 }
 _FURTHEST_ZOOM: Final = -2.0
+_ANY_SIZE: Final = np.True_
 
 
 def paints(
@@ -31,8 +32,9 @@ def paints(
 ) -> Iterator[Paint | Labels]:
     """What the layers draw of features, lowest first.
 
-    A feature is a row of the frame (its position) with a family of geometry: ``Point``, ``LineString`` or ``Polygon``.
-    ``zoom`` is the map's: a tile of 512 pixels at zoom 3 is drawn for zoom 3, one of 256 pixels for zoom 2.
+    A feature is a row of the frame (its position) with a family of geometry: ``Point``, ``LineString`` or
+    ``Polygon``. ``zoom`` is the map's: a tile of 512 pixels at zoom 3 is drawn for zoom 3, one of 256 pixels
+    for zoom 2.
     """
     shown = [layer for layer in layers if layer.shown_at(zoom)]
     table = _table(shown, frame, np.asarray(rows, np.intp), families, zoom)
@@ -114,7 +116,7 @@ def _circle(layer: Layer, table: Table, chosen: NDArray[np.intp]) -> Paint:
     return _visible(found, (radius >= 0) & (radius + ring > 0))
 
 
-def _visible(paint: Paint, sized: Any = True) -> Paint:
+def _visible(paint: Paint, sized: Any = _ANY_SIZE) -> Paint:
     """Without what can't be seen."""
     seen = np.asarray(paint.colour)[..., 3] > 0
     if paint.stroke_colour is not None:
@@ -154,7 +156,7 @@ def _labels(layer: Layer, table: Table, chosen: NDArray[np.intp]) -> Labels:
 
 
 def _numbers(layer: Layer, name: str, table: Table, chosen: NDArray[np.intp]) -> Any:
-    """A number for each feature (n,), or one for all of them; the property's default where it has no value."""
+    """A number for each feature (n,), or one for all of them; the default where it has no value."""
     node = layer.values[name]
     default = float(layer.default[name] or 0.0)
     if node is None:

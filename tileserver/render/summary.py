@@ -15,8 +15,8 @@ _MAX_ATTRIBUTES: Final = 100
 
 
 def summary(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """By attribute the ``range`` of its numbers, from the 2nd to the 98th percentile, or its distinct ``values`` as
-    text where there are few: the commonest first, of equally common ones by their text."""
+    """By attribute the ``range`` of its numbers, from the 2nd to the 98th percentile, or its distinct
+    ``values`` as text where there are few: the commonest first, of equally common ones by their text."""
     found: dict[str, dict[str, Any]] = {}
     for name in list(table.columns)[:_MAX_ATTRIBUTES]:
         values = columns.column(str(name), table[name])

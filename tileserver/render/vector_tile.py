@@ -37,8 +37,8 @@ LAYER: Final = "udf"
 def mvt(found: Classified, row: Format, job: Job) -> tuple[bytes, dict[str, Any]]:
     """The layer ``udf``; no bytes when nothing of the frame lies in the buffered tile.
 
-    Facts: ``bounds`` of the whole frame, ``fields`` with the TileJSON type of each property, ``families`` of its
-    geometry, ``empty``; and a ``summary`` of the properties where the job asks for it.
+    Facts: ``bounds`` of the whole frame, ``fields`` with the TileJSON type of each property, ``families`` of
+    its geometry, ``empty``; and a ``summary`` of the properties where the job asks for it.
 
     :raises UnsupportedOutput: without a tile and without bounds to find one from.
     """

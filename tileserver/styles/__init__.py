@@ -1,7 +1,9 @@
-"""Styles: documents in a subset of the MapLibre style language that the browser, our pictures and legends share.
+"""Styles: documents in a subset of the MapLibre style language that the browser, our pictures and legends
+share.
 
-``parse`` reads a document and ``find`` a reference to one: of the canvas, of those that come with the package, or
-``auto``, which looks at the data. Everything here is pure; ``render/styling.py`` evaluates for whole tables.
+``parse`` reads a document and ``find`` a reference to one: of the canvas, of those that come with the
+package, or ``auto``, which looks at the data. Everything here is pure; ``render/styling.py`` evaluates for
+whole tables.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from tileserver.errors import BadRequest
 from tileserver.styles import parameters, raster
 from tileserver.styles.fault import StyleFault as StyleFault
 from tileserver.styles.layers import Layer, check_keys, read_layers
-from tileserver.styles.parameters import Arguments, Summary
+from tileserver.styles.parameters import NO_ARGUMENTS, Arguments, Summary
 from tileserver.styles.raster import RasterPart
 
 DEFAULT: Final = "default"
@@ -32,8 +34,8 @@ _FOLDERS: Final = (Path(__file__).parent / "shipped", Path(__file__).parents[2] 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """A document that has been read. ``layers`` draw features, ``raster`` colours pictures; ``title`` and ``unit``
-    are what the legend says. ``is_open`` says that it has parameters that only the data can fill."""
+    """A document that has been read. ``layers`` draw features, ``raster`` colours pictures; ``title`` and
+    ``unit`` are what the legend says. ``is_open`` says that it has parameters that only the data can fill."""
 
     name: str
     title: str
@@ -43,7 +45,7 @@ class Style:
     unit: str
     document: Mapping[str, Any] = field(repr=False)
     digest: str
-    given: Arguments = Arguments()
+    given: Arguments = NO_ARGUMENTS
     is_open: bool = False
 
     @property
@@ -125,7 +127,8 @@ def default() -> Style:
 
 
 def find(reference: str, own: Styles = _NONE) -> Style:
-    """The style of a reference such as ``default`` or ``choropleth(attribute=mag)``; ``own`` are the canvas's.
+    """The style of a reference such as ``default`` or ``choropleth(attribute=mag)``; ``own`` are the
+    canvas's.
 
     :raises StyleFault: when the document has a fault, or makes one of what it is given.
     :raises BadRequest: for an unknown style, naming near ones.
@@ -145,7 +148,7 @@ def find(reference: str, own: Styles = _NONE) -> Style:
 
 
 def _given(style: Style, given: Arguments) -> Style:
-    if given == Arguments():
+    if given == NO_ARGUMENTS:
         return style
     known = parameters.declared(style.document)
     for key in ("attribute", "range", "values"):

@@ -1,8 +1,8 @@
 """Expressions of the MapLibre style language: from JSON to checked nodes.
 
-Types are inferred as MapLibre does it: where a number, text or boolean is wanted of a value that is only known
-when a feature is drawn, the node asserts it; where a colour or a label is wanted, it converts. What is constant is
-worked out here, so that its faults are found when a style is read.
+Types are inferred as MapLibre does it: where a number, text or boolean is wanted of a value that is only
+known when a feature is drawn, the node asserts it; where a colour or a label is wanted, it converts. What is
+constant is worked out here, so that its faults are found when a style is read.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ MAX_SAFE: Final = 2**53 - 1
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One step of an expression. ``value`` is what a ``literal`` says, the attribute of ``get`` and ``has``, the
-    (base, inputs) of ``interpolate`` and ``step``, the labels of each branch of ``match``.
+    """One step of an expression. ``value`` is what a ``literal`` says, the attribute of ``get`` and ``has``,
+    the (base, inputs) of ``interpolate`` and ``step``, the labels of each branch of ``match``.
 
-    The arguments of a curve are its input and its outputs, of ``match`` the input, an output for each branch and
-    what else, of ``case`` conditions and outputs in turn and what else.
+    The arguments of a curve are its input and its outputs, of ``match`` the input, an output for each branch
+    and what else, of ``case`` conditions and outputs in turn and what else.
     """
 
     op: str

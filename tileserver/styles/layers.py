@@ -1,7 +1,8 @@
 """The layers of a style document: from JSON to checked ``Layer`` objects.
 
-A layer draws the features that its filter lets through, below the layers that follow it: polygons as fills, lines
-and the outlines of polygons as lines, points as circles, labels at points and in the middle of all else.
+A layer draws the features that its filter lets through, below the layers that follow it: polygons as fills,
+lines and the outlines of polygons as lines, points as circles, labels at points and in the middle of all
+else.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ _KEYS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """``values`` has a node for each property of its type, its default where the document says nothing; None for
-    a property without either. ``label`` is what a legend calls it, ``in_legend`` whether it is there at all."""
+    """``values`` has a node for each property of its type, its default where the document says nothing; None
+    for a property without either. ``label`` is what a legend calls it, ``in_legend`` whether it is there at
+    all."""
 
     id: str
     type: LayerType

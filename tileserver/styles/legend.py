@@ -1,7 +1,7 @@
 """The legend of a style: what its colours and sizes mean, as data that pages and ``render/legend.py`` draw.
 
-Items are gradients over an attribute's numbers, and classes with a symbol. Colours carry the opacity that they are
-drawn with.
+Items are gradients over an attribute's numbers, and classes with a symbol. Colours carry the opacity that
+they are drawn with.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def legend(
 ) -> dict[str, Any]:
     """``name``, ``title``, ``unit`` and ``items``.
 
-    ``families`` are the kinds of geometry that the data has (``Point``, ``LineString``, ``Polygon``), all where it is
-    not known. A ``ramp`` of values and colours is that of a picture with one band, which has no other items.
+    ``families`` are the kinds of geometry that the data has (``Point``, ``LineString``, ``Polygon``), all
+    where it is not known. A ``ramp`` of values and colours is that of a picture with one band, which has no
+    other items.
     """
     part = style.raster
     if ramp:
@@ -192,9 +193,9 @@ def _css(layer: Layer, properties: Mapping[str, Any], name: str = "", opacity: s
     """A colour of a layer for a feature with these properties, with its opacity."""
     name = name or layer.type
     black = Colour(0.0, 0.0, 0.0, 1.0)
-    colour = _value(layer, layer.node(f"{name}-color"), properties, black)
+    colour: Colour = _value(layer, layer.node(f"{name}-color"), properties, black)
     share = min(max(_value(layer, layer.node(f"{opacity or name}-opacity"), properties, 1.0), 0.0), 1.0)
-    return Colour(*colour[:3], colour.alpha * share).css
+    return colour._replace(alpha=colour.alpha * share).css
 
 
 def _value(layer: Layer, node: Node, properties: Mapping[str, Any], default: Any) -> Any:

@@ -1,10 +1,10 @@
 """Styles with parameters: ``choropleth(attribute=mag, range=0:9)``.
 
-A document declares them in its ``metadata`` under ``tileserver:parameters`` with values that make it complete:
-``attribute`` is a name, which ``$attribute`` stands for in the document; ``range`` is what stops of curves over that
-attribute are written for, and they are stretched to another; ``values`` are what ``$1``, ``$2`` and so on stand for
-as labels of a ``match``, whose branches without a value are left out. What a reference leaves open is filled from
-what the data has in it.
+A document declares them in its ``metadata`` under ``tileserver:parameters`` with values that make it
+complete: ``attribute`` is a name, which ``$attribute`` stands for in the document; ``range`` is what stops
+of curves over that attribute are written for, and they are stretched to another; ``values`` are what ``$1``,
+``$2`` and so on stand for as labels of a ``match``, whose branches without a value are left out. What a
+reference leaves open is filled from what the data has in it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ class Arguments:
     attribute: str | None = None
     range: tuple[float, float] | None = None
     values: tuple[str, ...] | None = None
+
+
+NO_ARGUMENTS: Final = Arguments()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,8 @@ def _asks(parts: Any) -> bool:
 
 
 def _stretched(curve: list[Any], scale: _Scale) -> list[Any]:
-    """The curve over another range, of the same form: a base grows with the length of what it is a power of."""
+    """The curve over another range, of the same form: a base grows with the length of what it is a
+    power of."""
     first, share, own = scale
     head = curve[:3]
     if head[0] == "interpolate" and head[1][:1] == ["exponential"] and share != 1:

@@ -16,8 +16,8 @@ Kind = Literal["number", "color", "formatted", "constant", "choice", "switch", "
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """``kind`` says what it takes; numbers, colours and labels may be expressions, a ``constant`` is a number only. ``low`` and ``high`` bound
-    constants, ``choices`` are the words of a ``choice``."""
+    """``kind`` says what it takes; numbers, colours and labels may be expressions, a ``constant`` is a
+    number only. ``low`` and ``high`` bound constants, ``choices`` are the words of a ``choice``."""
 
     kind: Kind
     default: Any = None

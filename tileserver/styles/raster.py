@@ -1,7 +1,7 @@
 """The part of a style that is for pictures: how the numbers of a raster become colours.
 
-It stands in the document's ``metadata`` under ``tileserver:raster``, where the MapLibre style language has room for
-what others define. What a query says wins over it.
+It stands in the document's ``metadata`` under ``tileserver:raster``, where the MapLibre style language has
+room for what others define. What a query says wins over it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ Stops = tuple[tuple[float, Colour], ...]
 
 @dataclass(frozen=True, slots=True)
 class RasterPart:
-    """``rescale`` has one (min, max) for all bands or one for each. ``colormap`` is a name; ``stops`` are values
-    with their colours, between which colours are interpolated. ``label`` and ``unit`` are for the legend."""
+    """``rescale`` has one (min, max) for all bands or one for each. ``colormap`` is a name; ``stops`` are
+    values with their colours, between which colours are interpolated. ``label`` and ``unit`` are for the
+    legend."""
 
     rescale: tuple[tuple[float, float], ...] = ()
     colormap: str | None = None
