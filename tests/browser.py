@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,6 +58,23 @@ class Tab:
             "([lon, lat]) => { const p = window.map.project([lon, lat]); return [p.x, p.y] }", [lon, lat]
         )
         return round(x), round(y)
+
+
+@contextmanager
+def site(folder: Path) -> Iterator[str]:
+    """The address of somebody's own pages, which lie in a folder."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def test_a_wheel_has_the_pages_libraries_with_their_licences(source: Path, tmp_p
         f"{VENDOR}/maplibre-gl/maplibre-gl-csp-worker.js",
         f"{VENDOR}/maplibre-gl/maplibre-gl.css",
         "tileserver/static/map.js",
-        "tileserver/styles/default.json",
+        "tileserver/styles/shipped/default.json",
         "tileserver/demo/workspace/demo/data/blue_marble.tif",
         "tileserver/demo/workspace/demo/canvas.toml",
     } <= files

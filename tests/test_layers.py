@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
     {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
-    | {"style", "subject", "udf", "documents", "wmts", "interest", "kept", "redaction"}
+    | {"styles", "subject", "udf", "documents", "wmts", "interest", "kept", "redaction"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -44,7 +44,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "errors": (frozenset(), frozenset()),
     "units": (frozenset(), frozenset()),
     **dict.fromkeys(
-        ("tiles", "formats", "protocol", "signature", "style", "subject", "udf"), (CORE, CORE_LIBRARIES)
+        ("tiles", "formats", "protocol", "signature", "styles", "subject", "udf"), (CORE, CORE_LIBRARIES)
     ),
     **dict.fromkeys(("replies", "interest", "kept", "redaction"), (frozenset(), frozenset())),
     **dict.fromkeys(("documents", "wmts"), (CORE, CORE_LIBRARIES)),

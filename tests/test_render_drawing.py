@@ -10,9 +10,22 @@ import pytest
 import shapely
 from mercantile import Tile
 
-from tileserver import tiles
+from tileserver import styles, tiles
 from tileserver.protocol import Job, RenderOptions
-from tileserver.render.drawing import FILL, LINE, POINT, draw
+from tileserver.render.drawing import draw
+from tileserver.styles.evaluate import evaluate
+
+
+def _colour(layer: str, kind: str) -> tuple[float, ...]:
+    """Red, green, blue and opacity of the default style."""
+    values = next(one.values for one in styles.default().layers if one.id == layer)
+    colour, opacity = values[f"{kind}-color"], values[f"{kind}-opacity"]
+    assert colour is not None and opacity is not None
+    return (*evaluate(colour)[:3], evaluate(opacity))
+
+
+FILL, LINE = _colour("udf-fill", "fill"), _colour("udf-line", "line")
+POINT = _colour("udf-point", "circle")
 
 
 def job(tile: Tile | None = None, **options: Any) -> Job:
@@ -167,7 +180,7 @@ def test_a_single_run_fits_the_data(geometry: Any, shape: tuple[int, int]) -> No
 
     assert rgba.shape[1:] == pytest.approx(shape, abs=3)
     assert facts["bounds"] == list(geometry.bounds)
-    assert rgba[3, :8].max() == 0
+    assert rgba[3, :7].max() == 0
     assert rgba[3].max() > 100
 
 

@@ -13,20 +13,22 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tileserver import formats
-from tileserver.errors import NotFound, UdfError, UnknownUdf
+from tileserver import formats, styles
+from tileserver.errors import BadRequest, NotFound, UdfError, UnknownUdf
 from tileserver.protocol import Bundle, Json, Source
 from tileserver.signature import BrokenSource, NotAUdf, Signature, neighbours, read
+from tileserver.styles import Style, StyleFault
 from tileserver.udf import Mode, Udf, UdfSettings
 
 DEFAULT_CANVAS: Final = "default"  # where clients of Fused look when no canvas is named
 CANVAS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 MAX_FILES: Final = 10_000
 MAX_SOURCE: Final = 4 * 1024 * 1024
+MAX_STYLE: Final = 1024 * 1024
 
 # Fused's names of how a UDF is meant; "vector_single" is called with what a map shows, so it has tiles too.
 _HINTS: Final[Mapping[str, Mode]] = {"vector_tile": "tile", "raster": "tile", "vector_single_none": "single"}
@@ -230,6 +232,7 @@ class _Reader:
         self.settings = self._settings()
         self.files: dict[str, _File] = {}
         self.metas: dict[str, dict[str, Any]] = {}
+        self.styles = self._styles()
 
     def canvas(self) -> Canvas:
         table = self.settings
@@ -342,6 +345,29 @@ class _Reader:
             self.problems.append(Problem("canvas.toml", f"unknown key {key!r}"))
         return table
 
+    def _styles(self) -> dict[str, Style | StyleFault]:
+        """The canvas's own styles by name, or what is wrong with them."""
+        found: dict[str, Style | StyleFault] = {}
+        for path in self.stamps:
+            folder, _, file = path.partition("/")
+            name = file.removesuffix(".json")
+            if folder != "styles" or name == file or not CANVAS_NAME.fullmatch(name):
+                continue
+            try:
+                found[name] = self._style(path, name)
+            except StyleFault as fault:
+                found[name] = fault
+                self.problems.append(Problem(path, fault.message))
+        return found
+
+    def _style(self, path: str, name: str) -> Style:
+        if self.stamps[path][2] > MAX_STYLE:
+            raise StyleFault("", f"is larger than {MAX_STYLE} bytes")
+        try:
+            return styles.read((self.folder / path).read_bytes(), name)
+        except OSError as error:
+            raise StyleFault("", f"can't be read: {error}") from None
+
     # -- what they make
 
     def _is_udf(self, candidate: _Candidate) -> bool:
@@ -434,15 +460,22 @@ class _Reader:
             hint=_HINTS.get(_text(stored.get("fused:udfType")), "auto"),
             about=_text(stored.get("fused:description")).strip(),
             listed=stored.get("fused:isVisible") is not False and not any(map(stored.get, _DECORATIONS)),
+            styles=self.styles,
         )
 
     def _udf_settings(self, name: str) -> UdfSettings:
         table = _table(_table(self.settings.get("udf")).get(name))
         try:
-            return UdfSettings.from_table(table)
+            settings = UdfSettings.from_table(table)
         except ValueError as error:
             self.problems.append(Problem("canvas.toml", f"[udf.{name}] {error}"))
             return UdfSettings()
+        try:
+            styles.find(settings.style or styles.DEFAULT, self.styles)
+        except BadRequest as error:
+            self.problems.append(Problem("canvas.toml", f"[udf.{name}] style: {error.message}"))
+            return replace(settings, style="")
+        return settings
 
     def _code(self, name: str, sources: Mapping[str, Source]) -> list[Json]:
         """Digests of the UDF's source, its modules, and the neighbours it names, theirs included."""

@@ -1,22 +1,28 @@
-"""What map documents say of a UDF: from ``canvas.toml``, else from what its tiles have in them."""
+"""What map documents say of a UDF: from ``canvas.toml``, else from what its tiles have in them; its style,
+and the legend of that."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import mercantile
 from mercantile import Tile
 
+from tileserver import __version__
 from tileserver.documents import Layer
-from tileserver.errors import NotFound, Overloaded, TileServerError
+from tileserver.errors import BadRequest, NotFound, Overloaded, TileServerError
 from tileserver.formats import FORMATS, PICTURES
-from tileserver.params import Call
-from tileserver.pipeline import Services, answer
-from tileserver.protocol import Encoded
-from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds
+from tileserver.params import Address, Call, QueryItems, build_call, style_of
+from tileserver.pipeline import Services, answer, settled
+from tileserver.protocol import Encoded, Json, Source
+from tileserver.signature import read
+from tileserver.styles import Style
+from tileserver.styles import legend as legends
+from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds, clipped, sample_tile
+from tileserver.udf import UdfSettings
 
 _SAMPLES: Final = 8
 _AT_ONCE: Final = 8  # UDFs that are described side by side
@@ -87,11 +93,12 @@ async def _described(call: Call, services: Services) -> tuple[Layer, bool]:
     fields: dict[str, Any] = {}
     for encoded in seen:
         fields = {**encoded.meta.get("fields", {}), **fields}
-    layer = _layer(call, kind, _clipped(box) or WORLD, source, fields)
+    layer = _layer(call, kind, clipped(box) or WORLD, source, {**sample.meta, "fields": fields})
     return layer, any(encoded.meta.get("read_caller") for encoded in seen)
 
 
-def _layer(call: Call, kind: str, box: Bounds, source: str, fields: Mapping[str, str]) -> Layer:
+def _layer(call: Call, kind: str, box: Bounds, source: str, meta: Mapping[str, Any]) -> Layer:
+    """A layer of a kind; of what a sample says, its fields, families of geometry and colours count."""
     settings = call.udf.settings
     deepest = settings.maxzoom if settings.maxzoom is not None else max(_DEEPEST, settings.minzoom)
     return Layer(
@@ -105,8 +112,10 @@ def _layer(call: Call, kind: str, box: Bounds, source: str, fields: Mapping[str,
         minzoom=min(settings.minzoom, deepest),
         maxzoom=deepest,
         attribution=settings.attribution,
-        fields=fields,
+        fields=dict(meta.get("fields", {})),
         revision=call.udf.revision,
+        families=tuple(str(family) for family in meta.get("families", ())),
+        ramp=tuple((float(value), str(colour)) for value, colour in meta.get("ramp", ())),
     )
 
 
@@ -114,19 +123,79 @@ def _unseen(call: Call) -> Layer:
     """A layer of which only its settings are known: pictures, which every layer can give."""
     box = call.udf.settings.bounds
     source = "world" if box is None else "canvas.toml"
-    return _layer(call, "png", (box and _clipped(box)) or WORLD, source, {})
+    return _layer(call, "png", (box and clipped(box)) or WORLD, source, {})
+
+
+async def style(call: Call, query: QueryItems, services: Services) -> Style:
+    """The style that features of a tile call are drawn with.
+
+    :raises BadRequest: for an unknown style, or one that asks for more than the data says.
+    """
+    return await settled(style_of(call.udf, query), call, services)
+
+
+async def legend(call: Call, query: QueryItems, services: Services) -> dict[str, Any]:
+    """The legend of a tile call: ``name``, ``title``, ``unit`` and ``items``.
+
+    :raises NotFound: when what the UDF returns is nothing to put on a map.
+    """
+    layer = await describe(call, services)
+    chosen = await style(call, query, services)
+    if layer.families or layer.ramp:
+        return legends.legend(chosen, layer.families, () if layer.families else layer.ramp)
+    # A picture in colours, which mean what they show.
+    return {"name": chosen.name, "title": "", "unit": "", "items": []}
+
+
+async def legend_call(call: Call, query: QueryItems, services: Services) -> Call:
+    """The call that draws the legend of a tile call, in a worker of its canvas: the web process draws
+    nothing.
+
+    :raises BadRequest: for a ``scale`` or ``theme`` that there isn't.
+    """
+    asked = {name: value for name, value in query if name not in call.udf.signature.names}
+    scale, theme = asked.get("scale") or "1", asked.get("theme") or "light"
+    if scale not in {"1", "2", "3", "4"}:
+        raise BadRequest(f"scale takes a whole number from 1 to 4, not {scale[:40]!r}")
+    if theme not in {"light", "dark"}:
+        raise BadRequest(f"theme takes light or dark, not {theme[:40]!r}")
+    name = call.udf.name
+    digest = hashlib.blake2b(f"{__version__} {name}\n{_LEGEND}".encode(), digest_size=12).hexdigest()
+    bundle = replace(
+        call.bundle,
+        id=f"legend-{digest}",
+        files={"legend.py": _LEGEND},
+        udfs={name: Source("legend.py", "tileserver_legend", {}, {})},
+        foreign={},
+    )
+    udf = replace(call.udf, signature=read(_LEGEND), settings=UdfSettings(), defaults={})
+    arguments: dict[str, Json] = {
+        "legend": await legend(call, query, services),
+        "scale": int(scale),
+        "theme": theme,
+    }
+    drawn = build_call(
+        *(udf, bundle, Address(extension="png"), ()),
+        limits=services.limits,
+        arguments=arguments,
+        caller=replace(call.caller, headers={}),
+    )
+    return replace(drawn, max_age=call.max_age, style=None)
+
+
+_LEGEND: Final = """
+import fused
+from tileserver.render.legend import draw
+
+@fused.udf
+def tileserver_legend(legend: dict, scale: int, theme: str):
+    return draw(legend, scale=scale, theme=theme)
+"""
 
 
 async def _sample(call: Call, services: Services) -> Encoded:
-    """The tile that shows most: where the bounds are known, the one that holds them, or their middle at the
-    layer's first zoom; else the whole world."""
-    box = _clipped(call.udf.settings.bounds or WORLD) or WORLD
-    tile = Tile(x=0, y=0, z=0)
-    if call.udf.settings.bounds is not None:
-        tile = bounding_tile(box)
-        if tile.z < call.udf.settings.minzoom:
-            middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-            tile = mercantile.tile(*middle, call.udf.settings.minzoom)
+    """The tile that shows most."""
+    tile = sample_tile(call.udf.settings.bounds, call.udf.settings.minzoom)
     return (await answer(replace(call, tile=tile), services)).stored.encoded
 
 
@@ -155,14 +224,7 @@ def _bounds_of(encoded: Encoded) -> Bounds | None:
     if not isinstance(found, list) or len(found) != 4:
         return None
     west, south, east, north = (float(number) for number in found)
-    return _clipped((west, south, east, north))
-
-
-def _clipped(box: Bounds) -> Bounds | None:
-    """What of the bounds lies in the world of the tiles."""
-    west, south, east, north = box
-    clipped = (max(west, WORLD[0]), max(south, WORLD[1]), min(east, WORLD[2]), min(north, WORLD[3]))
-    return clipped if clipped[0] <= clipped[2] and clipped[1] <= clipped[3] else None
+    return clipped((west, south, east, north))
 
 
 def _same(one: Bounds, other: Bounds) -> bool:

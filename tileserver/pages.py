@@ -14,9 +14,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from tileserver import __version__, style
+from tileserver import __version__
 from tileserver.protocol import Json
 from tileserver.signature import Parameter
+from tileserver.styles import default
 from tileserver.udf import Udf
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -53,7 +54,7 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
         "base": base,
         "worker": _static(f"{_MAPLIBRE}-worker.js"),
         "layer": layer,
-        "style": style.default(),
+        "style": default().document,
         "parameters": [_described(p) for p in _asked(udf)],
     }
     body = f"""

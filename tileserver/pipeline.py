@@ -21,6 +21,7 @@ from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
 from tileserver.documents import Layer
 from tileserver.errors import (
+    BadRequest,
     Forbidden,
     TileServerError,
     UdfError,
@@ -41,6 +42,9 @@ from tileserver.posted import Posted, build, parse
 from tileserver.protocol import Bundle, Encoded, Foreign, Json
 from tileserver.redaction import NOTHING_HIDDEN, Redaction
 from tileserver.settings import Settings
+from tileserver.styles import DEFAULT, Style, completed
+from tileserver.styles.parameters import Summary
+from tileserver.tiles import sample_tile
 from tileserver.udf import Udf
 from tileserver.vault import Vault
 from tileserver.waits import Waits
@@ -128,7 +132,35 @@ async def resolve(
         arguments=arguments,
         caller=caller,
     )
+    call = await _styled(call, services)
     return call if grant.caching else replace(call, max_age=0)
+
+
+async def _styled(call: Call, services: Services) -> Call:
+    """A call whose style, if there is something to draw, leaves nothing open."""
+    if call.style is None or not call.style.is_open:
+        return call
+    return replace(call, style=await settled(call.style, call, services))
+
+
+async def settled(style: Style, call: Call, services: Services) -> Style:
+    """A style with what it leaves open filled from the data: that of the sample tile of the UDF's own
+    defaults, whatever the call asks for, so that all tiles of a revision have the same colours.
+
+    :raises BadRequest: when the data doesn't say it.
+    """
+    if not style.is_open:
+        return style
+    caller = replace(call.caller, headers={})
+    try:
+        address = Address(tile=sample_tile(call.udf.settings.bounds, call.udf.settings.minzoom))
+        query = [("format", "mvt"), ("style", DEFAULT)]
+        sample = build_call(call.udf, call.bundle, address, query, limits=services.limits, caller=caller)
+        sample = replace(sample, options=replace(sample.options, summary=True))
+        facts = (await answer(sample, services)).stored.encoded.meta.get("summary")
+    except (UdfError, BadRequest):
+        facts = None
+    return completed(style, Summary.of(facts), call.udf.styles)
 
 
 async def resolve_posted(
@@ -185,6 +217,7 @@ async def _posted_call(
     call = build_call(
         udf, bundle, address, query, limits=services.limits, arguments=posted.parameters, caller=caller
     )
+    call = await _styled(call, services)
     # Whoever posts code asks for a value: nothing is nothing, also in a tile.
     return call if call.tile is None else replace(call, default="value")
 
@@ -300,7 +333,7 @@ async def _nested_call(
     made = build_call(
         udf, bundle, asked.address, asked.query, limits=limits, arguments=arguments, caller=deeper
     )
-    return made, True
+    return await _styled(made, services), True
 
 
 async def with_sources(udf: Udf, bundle: Bundle, services: Services) -> tuple[Udf, Bundle]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from mercantile import Tile
@@ -36,6 +36,11 @@ from tileserver.pipeline import Services, Target
 from tileserver.requests import SESSION, credentials_of, leaving, path_of, query_of, segments
 
 _WHOLE_WORLD: Final = Tile(x=0, y=0, z=0)
+
+_DOCUMENTS: Final = (
+    *("/run/tiles.json", "/run/style.json", "/run/legend.json", "/run/legend.png", "/map"),
+    *(".api.json", ".wmts.xml"),
+)
 
 Resource = Callable[[Request, Target, Grant, Services], Awaitable[Response]]
 
@@ -111,6 +116,12 @@ def _resource(reading: Reading) -> tuple[str, Resource, Address]:
             return "tilejson", tilejson, Address(tile=_WHOLE_WORLD)
         case (".wmts.xml",) if reading.name is None and reading.is_canvas:
             return "wmts", capabilities, Address(tile=_WHOLE_WORLD)
+        case ("run", "style.json"):
+            return "style", style, Address(tile=_WHOLE_WORLD)
+        case ("run", "legend.json"):
+            return "legend", legend, Address(tile=_WHOLE_WORLD)
+        case ("run", "legend.png"):
+            return "legend", legend_picture, Address(tile=_WHOLE_WORLD)
         case (".api.json",) if reading.name is None and reading.is_canvas:
             return "openapi", api, Address()
         case ("map",):
@@ -134,10 +145,33 @@ async def tilejson(request: Request, target: Target, grant: Grant, services: Ser
     """TileJSON; the query's parameters are those of its tiles."""
     call = await _resolved(request, target, grant, services)
     layer = await layers.describe(call, services)
-    base = f"{_base(request)}/run/tiles/{{z}}/{{x}}/{{y}}.{layer.extension}"
-    query = [*_own_parameters(request), ("_v", layer.revision), *_session(request, grant)]
-    document = documents.tilejson(layer, f"{base}?{urlencode(query)}")
-    return responses.document(request, json.dumps(document).encode(), _kept(grant))
+    document = documents.tilejson(layer, _tiles_url(request, layer, grant))
+    return _document(request, grant, document)
+
+
+async def style(request: Request, target: Target, grant: Grant, services: Services) -> Response:
+    """A MapLibre style; the query's parameters are those of its tiles."""
+    call = await _resolved(request, target, grant, services)
+    layer = await layers.describe(call, services)
+    chosen = await layers.style(call, query_of(request), services)
+    # The style is drawn from the same vector tiles, whatever its name.
+    tilejson_url = f"{_base(request)}/run/tiles.json?{_handed_on(request, layer, grant, without='style')}"
+    document = documents.style(layer, chosen, tilejson_url, _tiles_url(request, layer, grant))
+    return _document(request, grant, document)
+
+
+async def legend(request: Request, target: Target, grant: Grant, services: Services) -> Response:
+    """The legend of a UDF's style."""
+    call = await _resolved(request, target, grant, services)
+    return _document(request, grant, await layers.legend(call, query_of(request), services))
+
+
+async def legend_picture(request: Request, target: Target, grant: Grant, services: Services) -> Response:
+    """The legend as a picture."""
+    call = await _resolved(request, target, grant, services)
+    call = await layers.legend_call(call, query_of(request), services)
+    answer = await pipeline.answer(call, services, leaving(request))
+    return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 
 async def map_page(request: Request, target: Target, grant: Grant, services: Services) -> Response:
@@ -263,9 +297,8 @@ def _caller(request: Request, grant: Grant) -> Caller:
     return Caller.of(request.headers.items(), shown)
 
 
-def _session(request: Request, grant: Grant) -> QueryItems:
-    """What a document's URLs carry of the session that it was asked for with."""
-    return [(SESSION, request.query_params[SESSION])] if grant.session else []
+def _document(request: Request, grant: Grant, document: Mapping[str, Any]) -> Response:
+    return responses.document(request, json.dumps(document).encode(), _kept(grant))
 
 
 def _kept(grant: Grant) -> str:
@@ -273,6 +306,22 @@ def _kept(grant: Grant) -> str:
     if grant.session:
         return "private, no-store"
     return "private, no-cache" if grant.restricted else "public, no-cache"
+
+
+def _session(request: Request, grant: Grant) -> QueryItems:
+    """What a document's URLs carry of the session that it was asked for with."""
+    return [(SESSION, request.query_params[SESSION])] if grant.session else []
+
+
+def _tiles_url(request: Request, layer: documents.Layer, grant: Grant) -> str:
+    base = f"{_base(request)}/run/tiles/{{z}}/{{x}}/{{y}}.{layer.extension}"
+    return f"{base}?{_handed_on(request, layer, grant)}"
+
+
+def _handed_on(request: Request, layer: documents.Layer, grant: Grant, without: str = "") -> str:
+    """The query of the addresses in a document."""
+    own = [pair for pair in _own_parameters(request) if pair[0] != without]
+    return urlencode([*own, ("_v", layer.revision), *_session(request, grant)])
 
 
 def _own_parameters(request: Request) -> QueryItems:
@@ -283,7 +332,7 @@ def _own_parameters(request: Request) -> QueryItems:
 def _path(request: Request) -> str:
     """The path that the UDF's other addresses begin with, as this request wrote it."""
     path = path_of(request)
-    for ending in ("/run/tiles.json", "/map", ".api.json", ".wmts.xml"):
+    for ending in _DOCUMENTS:
         path = path.removesuffix(ending)
     return path.rstrip("/")
 

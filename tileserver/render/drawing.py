@@ -1,6 +1,6 @@
-"""Features as an antialiased picture: the default style, and geometry on a pixel canvas.
+"""Features as an antialiased picture: what a style paints, and geometry on a pixel canvas.
 
-Everything is drawn on a canvas with a margin wider than any stroke and then cropped, so that neighbouring
+Everything is drawn on a canvas with a margin wider than its strokes and then cropped, so that neighbouring
 tiles meet without a seam. Agg blends straight alpha, so edges have no dark fringe.
 """
 
@@ -9,56 +9,39 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import shapely
 from matplotlib.backend_bases import GraphicsContextBase
 from matplotlib.backends.backend_agg import RendererAgg
-from matplotlib.colors import to_rgba
 from matplotlib.path import Path
-from matplotlib.transforms import Affine2D, IdentityTransform
+from matplotlib.transforms import IdentityTransform
 from mercantile import Tile
 from numpy.typing import NDArray
 
-from tileserver import style, tiles
+from tileserver import styles, tiles
 from tileserver.protocol import Job
-from tileserver.render import features, warp
+from tileserver.render import features, labels, styling, warp
+from tileserver.render.paint import Labels, Paint
 from tileserver.tiles import Bounds
 
-Colour = tuple[float, float, float, float]
 Coordinates = NDArray[np.float64]
 Geometries = NDArray[np.object_]
 Pixels = NDArray[np.uint8]
 
 
-def _colour(layer: str, kind: str) -> Colour:
-    """Red, green, blue and opacity (0 to 1) of one property of the default style."""
-    rules = style.paint(layer)
-    return to_rgba(rules[f"{kind}-color"], rules.get(f"{kind}-opacity", 1.0))
-
-
-FILL: Final = _colour("udf-fill", "fill")
-OUTLINE: Final = _colour("udf-outline", "line")
-LINE: Final = _colour("udf-line", "line")
-CASING: Final = _colour("udf-casing", "line")
-POINT: Final = _colour("udf-point", "circle")
-RING: Final = _colour("udf-point", "circle-stroke")
-
-# Pixels at scale 1.
-OUTLINE_WIDTH: Final[float] = style.paint("udf-outline")["line-width"]
-LINE_WIDTH: Final[float] = style.paint("udf-line")["line-width"]
-CASING_WIDTH: Final[float] = style.paint("udf-casing")["line-width"]
-POINT_RADIUS: Final[float] = style.paint("udf-point")["circle-radius"]
-RING_WIDTH: Final[float] = style.paint("udf-point")["circle-stroke-width"]
+# Pixels of the style around a picture: what is drawn at least, and where features are looked for.
 MARGIN: Final = 8
+FURTHEST: Final = 64
+# Dashes count from the beginning of a line, so that they go on in the next tile; of lines that are longer
+# (pixels) they count from the cut.
+LONGEST_DASHED: Final = 65536.0
 
 SINGLE_SIDE: Final = 512
 SINGLE_PADDING: Final = 12
 SMALLEST_EXTENT: Final = 1000.0  # metres, for a single point
-
-# Agg puts a marker on a whole pixel; markers drawn in 4 x 4 sub-pixel positions hide that.
-PHASES: Final = 4
 
 _WORLD: Final = 2 * math.pi * 6378137.0
 _FAR: Final = 100 * _WORLD
@@ -74,37 +57,95 @@ class View(NamedTuple):
 
 
 def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
-    """The features of a ``GeoDataFrame`` (EPSG:4326 if it doesn't say) as RGBA (4, height, width).
+    """The features of a ``GeoDataFrame`` (EPSG:4326 if it doesn't say) as RGBA (4, height, width), by the
+    job's style or the default one.
 
-    A tile shows its extent at the job's size. Without a tile the data is fitted into 512 pixels, or the
-    size asked for. Facts: ``bounds`` of the data in degrees, ``empty`` when nothing of it is visible.
+    A tile shows its extent at the job's size. Without a tile the data is fitted into 512 pixels, or the size
+    asked for. Facts: ``bounds`` of the data in degrees, ``families`` of its geometry, ``empty`` when nothing
+    of it is visible.
     """
-    geometry = _drawable(np.asarray(frame.geometry.array, dtype=object))
+    style = styles.default() if job.style is None else _read(job.style)
+    geometry, rows = _drawable(np.asarray(frame.geometry.array, dtype=object))
     lonlat = frame.crs is None or frame.crs == warp.LONLAT
     if not lonlat:
         geometry = _projected(geometry, frame.crs)
     boxes = _boxes(geometry, lonlat)
     view = _data_view(boxes, job) if job.tile is None else _tile_view(job.tile, job)
-    canvas = _Canvas(view)
-    for shift in (-_WORLD, 0.0, _WORLD):
-        seen = _meets(boxes, canvas.bounds, shift)
-        if seen.any():
-            canvas.draw(_metres(geometry[seen], lonlat, shift))
-    facts = features.facts(frame)
+    found = _Found.near(view, geometry, rows, boxes, lonlat, labels.REACH if _has_labels(style) else FURTHEST)
+    zoom = styling.map_zoom((view.bounds[2] - view.bounds[0]) / view.width * view.scale)
+    painted = list(styling.paints(style.layers, frame, found.rows, found.families, zoom))
+    canvas = _Canvas(view, _margin(painted))
+    for paint in painted:
+        canvas.draw(paint, found)
+    facts = {**features.facts(frame), "families": features.families(frame)}
     picture = canvas.picture()
     return picture, facts if picture[3].any() else {**facts, "empty": True}
 
 
-def _drawable(geometry: Geometries) -> Geometries:
-    """Points, lines and polygons: collections and multi-geometries taken apart, nothing empty."""
+def _read(document: str) -> styles.Style:
+    """The style of a job, which has been checked before it was sent."""
+    return styles.read(document, "style")
+
+
+def _has_labels(style: styles.Style) -> bool:
+    return any(layer.type == "symbol" for layer in style.layers)
+
+
+def _margin(painted: list[Paint | Labels]) -> int:
+    """Pixels of the style that strokes and circles reach out of their geometry."""
+    reach = 0.0
+    for paint in painted:
+        if isinstance(paint, Paint):
+            wide = np.max(paint.width) if paint.kind == "line" else np.max(paint.radius + paint.stroke_width)
+            reach = max(reach, float(wide))
+    return min(max(MARGIN, math.ceil(reach) + 2), FURTHEST)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Parts of features in metres, each with the row that it is of and its family of geometry."""
+
+    geometry: Geometries
+    rows: NDArray[np.intp]
+    families: NDArray[np.object_]
+
+    @classmethod
+    def near(
+        cls, view: View, geometry: Geometries, rows: Any, boxes: Coordinates, lonlat: bool, reach: int
+    ) -> _Found:
+        """What lies in a view or not far from it, in every world that the view shows."""
+        metres = reach * view.scale * (view.bounds[2] - view.bounds[0]) / view.width
+        west, south, east, north = view.bounds
+        around = (west - metres, south - metres, east + metres, north + metres)
+        shown: list[Geometries] = []
+        of: list[NDArray[np.intp]] = []
+        for shift in (-_WORLD, 0.0, _WORLD):
+            seen = _meets(boxes, around, shift)
+            if seen.any():
+                shown.append(_metres(geometry[seen], lonlat, shift))
+                of.append(rows[seen])
+        parts = np.concatenate(shown) if shown else np.empty(0, object)
+        kinds = shapely.get_type_id(parts)
+        return cls(parts, np.concatenate(of) if of else np.empty(0, np.intp), _FAMILIES[kinds])
+
+
+_FAMILIES: Final = np.array(["Point", "LineString", "LineString", "Polygon"], object)
+
+
+def _drawable(geometry: Geometries) -> tuple[Geometries, NDArray[np.intp]]:
+    """Points, lines and polygons with the position that each comes from: collections and multi-geometries
+    taken apart, nothing empty."""
+    rows = np.arange(len(geometry))
     while True:
-        geometry = geometry[~(shapely.is_missing(geometry) | shapely.is_empty(geometry))]
+        kept = ~(shapely.is_missing(geometry) | shapely.is_empty(geometry))
+        geometry, rows = geometry[kept], rows[kept]
         kinds = shapely.get_type_id(geometry)
         if (kinds <= shapely.GeometryType.POLYGON).all():
             rings = kinds == shapely.GeometryType.LINEARRING
             geometry[rings] = [shapely.LineString(ring) for ring in geometry[rings]]
-            return geometry
-        geometry = shapely.get_parts(geometry)
+            return geometry, rows
+        geometry, of = shapely.get_parts(geometry, return_index=True)
+        rows = rows[of]
 
 
 def _projected(geometry: Geometries, crs: Any) -> Geometries:
@@ -178,9 +219,9 @@ def _meets(boxes: Coordinates, bounds: Bounds, shift: float) -> NDArray[np.bool_
 class _Canvas:
     """A transparent picture with a margin; ``bounds`` (metres) include the margin."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, margin: int) -> None:
         self.view = view
-        self.margin = math.ceil(MARGIN * view.scale)
+        self.margin = math.ceil(margin * view.scale)
         west, south, east, north = view.bounds
         self.pixel = (east - west) / view.width
         reach = self.margin * self.pixel
@@ -189,16 +230,39 @@ class _Canvas:
         size = (view.width + 2 * self.margin, view.height + 2 * self.margin)
         self._agg: Any = RendererAgg(*size, 72)  # type: ignore[no-untyped-call]  # untyped in matplotlib
 
-    def draw(self, geometry: Geometries) -> None:
-        """Polygons below lines below points; geometry in metres."""
-        kinds = shapely.get_type_id(geometry)
-        polygons = self._clipped(geometry[kinds == shapely.GeometryType.POLYGON])
-        lines = self._clipped(geometry[kinds == shapely.GeometryType.LINESTRING])
-        points = geometry[kinds == shapely.GeometryType.POINT]
-        self._paths(polygons, FILL, ((OUTLINE, OUTLINE_WIDTH),))
-        self._paths(lines, None, ((CASING, CASING_WIDTH), (LINE, LINE_WIDTH)))
-        if len(points):
-            self._markers(self._to_pixels(shapely.get_coordinates(points)))
+    def draw(self, paint: Paint | Labels, found: _Found) -> None:
+        """One layer of a style."""
+        geometry = found.geometry[paint.features]
+        if isinstance(paint, Labels):
+            self._labels(paint, geometry, found.rows[paint.features])
+        elif paint.kind == "circle":
+            self._circles(paint, self._to_pixels(shapely.get_coordinates(geometry)))
+        elif paint.kind == "fill":
+            parts, of = self._clipped(geometry)
+            nothing = np.empty((0, 4))
+            self._paths(paint, parts, paint.colours(paint.colour)[of], nothing, np.empty(0))
+        else:
+            parts, of = self._clipped(geometry, whole_to=LONGEST_DASHED if paint.dash else 0.0)
+            width = paint.lengths(paint.width)[of] * self.view.scale
+            self._paths(paint, parts, np.empty((0, 4)), paint.colours(paint.colour)[of], width)
+
+    def _labels(self, wanted: Labels, geometry: Geometries, rows: NDArray[np.intp]) -> None:
+        keep, places = _label_places(geometry, rows)
+        shown = Labels(
+            **{
+                name: getattr(wanted, name)[keep]
+                for name in ("features", "size", "colour", "halo_colour", "halo_width", "key")
+            },
+            **{
+                name: getattr(wanted, name)
+                for name in ("anchor", "offset", "max_width", "padding", "overlap")
+            },
+            texts=tuple(wanted.texts[at] for at in keep),
+        )
+        rgba = np.asarray(self._agg.buffer_rgba())
+        pixels = self._to_pixels(places)
+        pixels[:, 1] = len(rgba) - pixels[:, 1]
+        labels.draw(rgba, shown, pixels, self.view.scale)
 
     def picture(self) -> Pixels:
         """RGBA (4, height, width), straight alpha, without the margin."""
@@ -210,82 +274,133 @@ class _Canvas:
         """Pixels from the lower left corner of the canvas."""
         return (metres - self.bounds[:2]) / self.pixel
 
-    def _clipped(self, geometry: Geometries) -> Geometries:
-        """What lies on the canvas. Cuts fall outside of it, where their strokes aren't seen."""
+    def _clipped(self, geometry: Geometries, whole_to: float = 0.0) -> tuple[Geometries, NDArray[np.intp]]:
+        """What lies on the canvas, and which of the geometries it is of. Cuts fall outside of the canvas,
+        where their strokes aren't seen; what is no longer than ``whole_to`` (pixels) is not cut."""
         reach = self.margin * self.pixel
         west, south, east, north = self.bounds
         box = (west - reach, south - reach, east + reach, north + reach)
         x0, y0, x1, y1 = shapely.bounds(geometry).T
-        outside = (x0 < box[0]) | (y0 < box[1]) | (x1 > box[2]) | (y1 > box[3])
+        near = np.flatnonzero((x0 <= box[2]) & (x1 >= box[0]) & (y0 <= box[3]) & (y1 >= box[1]))
+        geometry = geometry[near]
+        outside = ((x0 < box[0]) | (y0 < box[1]) | (x1 > box[2]) | (y1 > box[3]))[near]
+        outside &= shapely.length(geometry) > whole_to * self.pixel
         if not outside.any():
-            return geometry
+            return geometry, near
         try:
             cut = shapely.clip_by_rect(geometry[outside], *box)
         except shapely.errors.GEOSException:
             # GEOS refuses to cut some invalid polygons.
             cut = shapely.clip_by_rect(shapely.make_valid(geometry[outside]), *box)
-        cut = _drawable(cut)
+        whole = geometry.copy()
+        whole[outside] = cut
+        parts, of = _drawable(whole)
         # Where an edge only touches the box, a polygon's cut is a line.
-        whole = shapely.get_dimensions(cut) == shapely.get_dimensions(geometry[:1])
-        return np.concatenate([geometry[~outside], cut[whole]])
+        same = shapely.get_dimensions(parts) == shapely.get_dimensions(geometry)[of]
+        return parts[same], near[of[same]]
 
     def _paths(
-        self, geometry: Geometries, fill: Colour | None, strokes: tuple[tuple[Colour, float], ...]
+        self, paint: Paint, geometry: Geometries, faces: Coordinates, edges: Coordinates, widths: Coordinates
     ) -> None:
-        """One path after the other for each stroke, so that casings lie below all lines."""
         paths = [Path(self._to_pixels(vertices), codes) for vertices, codes in _outlines(geometry)]
-        if not paths:
-            return
-        for colour, width in strokes:
-            self._agg.draw_path_collection(
-                _context(colour, width * self.view.scale),
-                IdentityTransform(),
-                paths,
-                np.empty((0, 3, 3)),
-                np.empty((0, 2)),
-                IdentityTransform(),
-                np.array([fill] if fill else np.empty((0, 4))),
-                np.array([colour]),
-                [width * self.view.scale],
-                [(0, None)],
-                [True],
-                [None],
-                "screen",
-                hatchcolors=np.empty((0, 4)),
-            )
+        if paths:
+            dashes = [(0.0, [part * width for part in _even(paint.dash)]) for width in widths]
+            self._collection(paint, paths, faces, edges, widths, dashes if paint.dash else [(0, None)])
 
-    def _markers(self, centres: Coordinates) -> None:
-        """White-ringed dots. Equal positions are drawn together, in an order all tiles share."""
-        steps = np.floor(centres * PHASES + 0.5).astype(np.int64)
-        whole, phase = np.divmod(steps, PHASES)
-        group = phase[:, 1] * PHASES + phase[:, 0]
-        dot = Path.unit_circle()
-        scale = self.view.scale
-        for number in np.unique(group):
-            down, along = divmod(int(number), PHASES)
-            # Agg's whole positions are centres of pixels, half a pixel right of and below their corner.
-            shift = (along / PHASES - 0.5, down / PHASES + 0.5)
-            offset = Affine2D().scale(POINT_RADIUS * scale).translate(*shift)
-            positions = Path(whole[group == number].astype(float))
-            context = _context(RING, RING_WIDTH * scale)
-            self._agg.draw_markers(context, dot, offset, positions, IdentityTransform(), POINT)
+    def _circles(self, paint: Paint, centres: Coordinates) -> None:
+        """Discs, each with its ring around it before the next one."""
+        scale, count = self.view.scale, len(centres)
+        radius, ring = paint.lengths(paint.radius) * scale, paint.lengths(paint.stroke_width) * scale
+        stroke = paint.colours(np.zeros(4) if paint.stroke_colour is None else paint.stroke_colour)
+        faces, edges, widths = np.zeros((2 * count, 4)), np.zeros((2 * count, 4)), np.zeros(2 * count)
+        faces[::2], edges[1::2], widths[1::2] = paint.colours(paint.colour), stroke, ring
+        transforms = np.zeros((2 * count, 3, 3))
+        transforms[::2, 0, 0] = transforms[::2, 1, 1] = radius
+        transforms[1::2, 0, 0] = transforms[1::2, 1, 1] = radius + ring / 2
+        transforms[:, 2, 2] = 1
+        places = np.repeat(centres, 2, axis=0)
+        self._collection(paint, [Path.unit_circle()], faces, edges, widths, [(0, None)], transforms, places)
+
+    def _collection(
+        self,
+        paint: Paint,
+        paths: list[Path],
+        faces: Coordinates,
+        edges: Coordinates,
+        widths: Coordinates,
+        dashes: list[Any],
+        transforms: Coordinates | None = None,
+        places: Coordinates | None = None,
+    ) -> None:
+        self._agg.draw_path_collection(
+            _context(paint),
+            IdentityTransform(),
+            paths,
+            np.empty((0, 3, 3)) if transforms is None else transforms,
+            np.empty((0, 2)) if places is None else places,
+            IdentityTransform(),
+            faces,
+            edges,
+            list(widths),
+            dashes,
+            [True],
+            [None],
+            "screen",
+            hatchcolors=np.empty((0, 4)),
+        )
 
 
-def _context(stroke: Colour, width: float) -> GraphicsContextBase:
+def _even(dash: tuple[float, ...]) -> tuple[float, ...]:
+    """Dashes and gaps in turn; an odd number of lengths is repeated."""
+    return dash if len(dash) % 2 == 0 else (*dash, *dash)
+
+
+def _label_places(geometry: Geometries, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], Coordinates]:
+    """One place for each row and family of geometry, in metres: the points themselves, the middle of the
+    longest line, within the largest polygon; and which of the geometries they are of."""
+    kinds = shapely.get_type_id(geometry)
+    measure = np.where(
+        kinds == shapely.GeometryType.POLYGON, shapely.area(geometry), shapely.length(geometry)
+    )
+    keep = np.flatnonzero(kinds == shapely.GeometryType.POINT)
+    others = np.flatnonzero(kinds != shapely.GeometryType.POINT)
+    # The largest of each row comes first; the worlds beside this one have labels of their own.
+    west = np.floor((shapely.bounds(geometry)[:, 0] + _WORLD / 2) / _WORLD)
+    order = others[np.lexsort((-measure[others], west[others], kinds[others], rows[others]))]
+    facts = np.stack([rows[order], kinds[order], west[order]])
+    first = np.ones(len(order), bool)
+    first[1:] = (facts[:, 1:] != facts[:, :-1]).any(axis=0)
+    keep = np.sort(np.concatenate([keep, order[first]])).astype(np.intp)
+    chosen = geometry[keep]
+    lines = shapely.get_type_id(chosen) == shapely.GeometryType.LINESTRING
+    places = shapely.point_on_surface(chosen)
+    places[lines] = shapely.line_interpolate_point(chosen[lines], 0.5, normalized=True)
+    return keep, shapely.get_coordinates(places)
+
+
+def _context(paint: Paint) -> GraphicsContextBase:
     context = GraphicsContextBase()
-    context.set_foreground(stroke, isRGBA=True)
-    context.set_linewidth(width)
-    context.set_joinstyle("round")
-    context.set_capstyle("round")
+    context.set_foreground((0.0, 0.0, 0.0, 1.0), isRGBA=True)
+    context.set_joinstyle(paint.join)
+    context.set_capstyle("projecting" if paint.cap == "square" else paint.cap)
     # Snapping would move edges by up to half a pixel, differently at another scale.
     context.set_snap(False)
     return context
 
 
-def _outlines(geometry: Geometries) -> Iterator[tuple[Coordinates, NDArray[np.uint8]]]:
-    """Vertices and path codes of each line, or of each polygon with its holes."""
-    if len(geometry) == 0:
-        return
+def _outlines(geometry: Geometries) -> list[tuple[Coordinates, NDArray[np.uint8]]]:
+    """Vertices and path codes of each line, and of each polygon with its holes."""
+    found: list[Any] = [None] * len(geometry)
+    kinds = shapely.get_type_id(geometry)
+    for kind in np.unique(kinds):
+        of = np.flatnonzero(kinds == kind)
+        for at, outline in zip(of.tolist(), _alike(geometry[of]), strict=True):
+            found[at] = outline
+    return found
+
+
+def _alike(geometry: Geometries) -> Iterator[tuple[Coordinates, NDArray[np.uint8]]]:
+    """Outlines of either lines or polygons."""
     kind, vertices, offsets = shapely.to_ragged_array(geometry, include_z=False)
     codes = np.full(len(vertices), Path.LINETO, np.uint8)
     starts = offsets[0][:-1]
