@@ -174,8 +174,9 @@ async def canvas(request: Request, target: Target, grant: Grant, services: Servi
             for name, problem in sorted(found.broken.items())
             if grant.reaches(name)
         }
-        page = pages.canvas_page(found.title, found.description, udfs, broken, _path(request))
-        return HTMLResponse(page, headers=pages.headers(pages.new_nonce()))
+        nonce = pages.new_nonce()
+        page = pages.canvas_page(found.title, found.description, udfs, broken, _path(request), nonce)
+        return HTMLResponse(page, headers=pages.headers(nonce))
     base = _base(request)
     rows = [
         {"name": udf.name, "title": udf.title, "description": udf.description, "url": f"{base}/{udf.name}"}
