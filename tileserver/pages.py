@@ -53,6 +53,8 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
     ``base`` is the path of the UDF."""
     if not (STATIC / f"{_MAPLIBRE}.js").is_file():
         return _page(udf.title, _WITHOUT_MAP)
+    asked = _asked(udf, layer=layer)
+    with_map = layer or any(parameter.type_name in _AREAS for parameter in asked)
     data = {
         "name": udf.name,
         "base": base,
@@ -60,12 +62,14 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
         "countries": _static("countries.json"),
         "frame": _static("frame.html"),
         "layer": layer,
+        "map": with_map,
         "bounds": udf.settings.bounds,
         "empty": udf.settings.empty,
         "style": style.default(),
         "documents": DOCUMENTS,
-        "parameters": [_described(p) for p in _asked(udf, layer=layer)],
+        "parameters": [_described(p) for p in asked],
     }
+    maplibre = f'<script nonce="{nonce}" src="{_static(f"{_MAPLIBRE}.js")}"></script>' if with_map else ""
     body = f"""
 <main class="map">
 <div id="map"></div>
@@ -86,7 +90,7 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
 <dialog id="help" aria-label="Keys"></dialog>
 </main>
 <script type="application/json" id="data">{_embedded(data)}</script>
-<script nonce="{nonce}" src="{_static(f"{_MAPLIBRE}.js")}"></script>
+{maplibre}
 <script nonce="{nonce}" type="module" src="{_static("map/main.js")}"></script>"""
     styles = (f"{_MAPLIBRE.removesuffix('-csp')}.css", "page.css", "map/map.css")
     return _page(udf.title, body, styles)
@@ -207,6 +211,7 @@ def _asked(udf: Udf, *, layer: bool) -> list[Parameter]:
     return [p for p in udf.signature.parameters if p.name not in filled and p.type_name not in _FRAMES]
 
 
+_AREAS: Final = frozenset({"Bounds", "Bbox"})  # a page takes them from a map
 _FRAMES: Final = frozenset({"Tile", "TileGDF", "TileXYZ", "ViewportGDF"})
 
 

@@ -13,6 +13,7 @@ const COLOURS = {
 const STEPS = [30, 15, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001];
 const LIMIT = 85.0511;
 
+let painted = null; // the map, once its base can be painted
 let chosen = NAMES[localStorage.getItem(KEY)] ? localStorage.getItem(KEY) : "auto";
 
 const scheme = () => (["light", "dark"].includes(chosen) ? chosen : isDark() ? "dark" : "light");
@@ -78,6 +79,7 @@ export function keepBase(map) {
     if (key !== drawn) map.getSource("graticule").setData(graticule(box, step));
     drawn = key;
   };
+  painted = map;
   paint(map);
   lines();
   map.on("moveend", lines);
@@ -107,11 +109,11 @@ function degrees(value, positive, negative, step) {
 }
 
 /** The choice of a base map. */
-export function baseField(map) {
+export function baseField() {
   const select = el("select", { id: "base", onchange: () => {
     chosen = select.value;
     localStorage.setItem(KEY, chosen);
-    paint(map());
+    if (painted) paint(painted);
   } });
   for (const [value, label] of Object.entries(NAMES)) select.add(new Option(label, value, false, value === chosen));
   return el("div", { class: "field" }, el("label", { for: "base" }, "Base map"), el("div", { class: "entry" }, select));

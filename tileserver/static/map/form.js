@@ -116,16 +116,23 @@ export function query() {
 /** What can't be sent because a widget has something in it that is no value of its type. */
 export function unfit() {
   for (const field of fields.values()) {
-    if (field.input.validity.badInput) return `${field.parameter.name} takes ${field.parameter.type === "int" ? "a whole number" : `a ${field.input.type.replace("-local", "")}`}`;
+    if (field.input.validity.badInput) return `parameter '${field.parameter.name}' takes ${field.parameter.type === "int" ? "a whole number" : `a ${field.input.type.replace("-local", "")}`}`;
   }
   return null;
+}
+
+/** Whether a problem is one of this parameter: the server quotes it, a function's own words may have it in them. */
+function isAbout(name, problem) {
+  const quoted = /parameter '(\w+)'/.exec(problem);
+  if (quoted) return quoted[1] === name;
+  return name.length > 2 && problem.split(/\W+/).includes(name);
 }
 
 /** Show a problem at the field that it names; whether one was. */
 export function showFault(problem) {
   let shown = false;
   for (const [name, { input, fault }] of fields) {
-    const named = problem !== null && new RegExp(`(^|[^\\w])${name}([^\\w]|$)`).test(problem);
+    const named = problem !== null && isAbout(name, problem);
     fault.textContent = named && !shown ? problem : "";
     if (named && !shown) input.setAttribute("aria-invalid", "true");
     else input.removeAttribute("aria-invalid");

@@ -17,6 +17,7 @@ import { fit, makeMap, putLayer, removeLayer, show, theLayer, theMap, viewBounds
 
 const state = document.documentElement.dataset;
 let turn = 0; // of the newest redraw; older answers are dropped
+let drawnQuery = location.search; // of the newest redraw
 let drawn = { legend: null, styled: [] };
 
 state.map = "loading";
@@ -27,9 +28,11 @@ async function redraw({ push = false } = {}) {
   const mine = ++turn;
   const asked = query();
   if (push && asked !== location.search) history.pushState(null, "", location.pathname + asked + location.hash);
+  drawnQuery = location.search;
   state.map = "loading";
   $("message").textContent = "";
   showFault(null);
+  closePopup();
   begin();
   clearErrors();
   const wrong = unfit();
@@ -57,6 +60,12 @@ async function drawLayer(mine, asked) {
   const [response, style, legend] = await Promise.all([ask(address), documentOf("style", asked), documentOf("legend", asked), ready]);
   const answer = response.ok ? await response.json() : await problemOf(response);
   if (mine !== turn) return;
+  if (response.status === 404) { // what it returns is nothing for a map after all
+    data.layer = false;
+    leaveMap();
+    await drawResult(mine, asked);
+    return;
+  }
   if (!response.ok) {
     removeLayer();
     finish(mine, answer, address);
@@ -93,19 +102,27 @@ function row(id, label, control, ...more) {
   return el("div", { class: "field" }, el("label", { for: id }, label), el("div", { class: "entry" }, control, ...more));
 }
 
+/** Show results in the place of a map. */
+function leaveMap() {
+  document.body.classList.add("single");
+  for (const id of ["display", "legend", "status", "zoom-to-layer"]) if ($(id)) $(id).hidden = true;
+}
+
 function makeControls() {
   const tools = el("div", { id: "tools", role: "toolbar", "aria-label": "Page" },
-    data.layer ? button("⤢", () => fit(), { class: "icon", "aria-label": "Zoom to layer", title: "Zoom to layer (F)" }) : null,
+    data.layer ? button("⤢", () => fit(), { class: "icon", id: "zoom-to-layer", "aria-label": "Zoom to layer", title: "Zoom to layer (F)" }) : null,
     themeButton(),
     button("?", () => $("help").showModal(), { class: "icon", "aria-label": "Keys", title: "Keys (?)" }));
-  document.body.append(tools);
+  document.querySelector("main").append(tools);
   $("actions").append(button("Use it elsewhere…", showCopies, { class: "primary" }), button("Copy link", (made) => copy(location.href, made)));
-  $("map").hidden = !data.layer;
-  if (!data.layer) return;
+  if (!data.layer) {
+    leaveMap();
+    return;
+  }
   const opacity = el("input", { type: "range", id: "opacity", min: "0", max: "100", value: "100", oninput: () => show({ opacity: opacity.value / 100 }) });
   const toggle = (id, checked, action) => el("input", { type: "checkbox", role: "switch", id, checked, onchange: (event) => action(event.currentTarget.checked) });
   $("display").append(
-    baseField(theMap),
+    baseField(),
     row("opacity", "Opacity", opacity),
     row("visible", "Show the layer", toggle("visible", true, (visible) => show({ visible }))),
     row("inspect", "Inspect", toggle("inspect", true, toggleInspect)),
@@ -136,7 +153,11 @@ async function startMap() {
   map.on("error", ({ error, sourceId }) => {
     if (sourceId !== "udf" && error?.name !== "AbortError") showProblem({ detail: error.message }, location.href);
   });
-  onTile((note) => { if (note?.problem) showErrors(); });
+  onTile((note) => {
+    if (!note?.problem) return;
+    showErrors();
+    map.triggerRepaint(); // of a failed tile alone MapLibre draws nothing, so it would not say that it is idle
+  });
 }
 
 function settle() {
@@ -152,10 +173,11 @@ makeControls();
 makeKeys();
 keepErrors(() => redraw());
 window.addEventListener("popstate", () => {
-  if (query() === location.search) return;
+  if (location.search === drawnQuery) return;
   restore();
   redraw();
 });
 if (window.innerWidth <= 640) $("panel").open = false;
-const ready = data.layer ? startMap() : null;
+if (data.map && !data.layer) document.querySelector(".field.area").append($("map")); // only to take an area from
+const ready = data.layer ? startMap() : data.map ? makeMap() : null;
 redraw();

@@ -15,6 +15,7 @@ export function begin() {
   asked = 0;
   records.clear();
   pending.clear();
+  flights.clear();
   tell();
 }
 
@@ -41,33 +42,54 @@ export function template(tilejson, dense) {
   return `udf://${location.host}${data.base}/run/tiles/${dense ? tail.replace("{y}.", "{y}@2x.") : tail}`;
 }
 
-const PLACE = /\/(\d+)\/(\d+)\/(\d+)(?:@\dx)?\.(\w+)/;
+const PLACE = /\/run\/tiles\/(\d+)\/(\d+)\/(\d+)/;
+const flights = new Map(); // requests under way, by address
 
+/** MapLibre asks for a tile once for each copy of the world: one request serves them all. */
 async function load({ url }, { signal }) {
   const address = location.protocol + url.slice("udf:".length);
-  const [, z, x, y, extension] = PLACE.exec(url);
-  const place = `${z}/${x}/${y}`;
+  if (!flights.has(address)) flights.set(address, fly(address));
+  const flight = flights.get(address);
+  flight.passengers += 1;
+  signal.addEventListener("abort", () => {
+    flight.passengers -= 1;
+    if (flight.passengers === 0) flight.cancel();
+  });
+  const body = await flight.body;
+  const vector = address.split("?")[0].endsWith(".mvt");
+  if (body.byteLength === 0 && !vector) return { data: await createImageBitmap(new ImageData(1, 1)) };
+  return { data: body.slice(0) }; // MapLibre hands it on to its worker
+}
+
+function fly(address) {
+  const controller = new AbortController();
+  const flight = { passengers: 0, cancel: () => { flights.delete(address); controller.abort(); } };
+  flight.body = request(address, controller.signal).finally(() => {
+    if (flights.get(address) === flight) flights.delete(address);
+  });
+  return flight;
+}
+
+async function request(address, signal) {
+  const [, z, x, y] = PLACE.exec(address);
   const mine = turn;
-  const note = { place, z: Number(z), x: Number(x), y: Number(y), url: address, problem: null };
-  pending.set(note, performance.now());
+  const note = { place: `${z}/${x}/${y}`, z: Number(z), x: Number(x), y: Number(y), url: address, problem: null };
+  const started = performance.now();
+  pending.set(note, started);
   asked += 1;
   tell();
-  const started = performance.now();
   try {
     const response = await ask(address, { signal });
     if (!response.ok && !isEmpty(response)) throw await failure(response);
     const body = response.ok ? await response.arrayBuffer() : new ArrayBuffer(0);
-    Object.assign(note, facts(response, body, address, started));
-    settle(mine, note);
-    if (body.byteLength === 0 && extension !== "mvt") return { data: await createImageBitmap(new ImageData(1, 1)) };
-    return { data: body };
+    settle(mine, Object.assign(note, facts(response, body, address, started)));
+    return body;
   } catch (error) {
     if (signal.aborted) {
       drop(mine, note);
     } else {
       note.problem = error.problem ?? { detail: "The server does not answer." };
-      note.ms = performance.now() - started;
-      settle(mine, note);
+      settle(mine, Object.assign(note, { ms: performance.now() - started }));
     }
     throw error;
   }
@@ -83,7 +105,7 @@ async function failure(response) {
 
 function facts(response, body, address, started) {
   const entry = performance.getEntriesByName(address, "resource").at(-1);
-  const kept = entry?.transferSize === 0 && entry.startTime >= started - 1;
+  const kept = entry?.transferSize === 0 && entry.startTime >= started - 1; // the browser had it
   const total = /total;dur=([\d.]+)/.exec(response.headers.get("server-timing") ?? "");
   return {
     bytes: body.byteLength,
@@ -96,7 +118,7 @@ function facts(response, body, address, started) {
 function settle(mine, note) {
   if (mine !== turn) return;
   pending.delete(note);
-  // What comes from the browser's own cache after the first time, as for copies of the world, tells nothing new.
+  // What comes from the browser's own cache after the first time, as after a move there and back, tells nothing new.
   const before = records.get(note.place);
   if (!before || before.problem || note.outcome !== "browser") records.set(note.place, note);
   tell(note);

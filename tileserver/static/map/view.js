@@ -45,7 +45,7 @@ function fitting() {
 
 export function fit({ animate = true } = {}) {
   const bounds = layer?.bounds ?? data.bounds;
-  if (bounds) map.fitBounds(within(bounds), { ...fitting(), animate: animate && !matchMedia("(prefers-reduced-motion: reduce)").matches });
+  if (map && bounds) map.fitBounds(within(bounds), { ...fitting(), animate: animate && !matchMedia("(prefers-reduced-motion: reduce)").matches });
 }
 
 /** What the map shows, as [west, south, east, north]. */
@@ -59,6 +59,7 @@ export const vectorLayers = () => udfLayers().filter(({ type }) => type !== "ras
 export function removeLayer() {
   for (const { id } of udfLayers()) map.removeLayer(id);
   if (map.getSource("udf")) map.removeSource("udf");
+  own.clear();
   layer = null;
 }
 
@@ -75,7 +76,8 @@ export function putLayer(tilejson, styled) {
     attribution: escaped(tilejson.attribution ?? ""),
   });
   const raster = { id: "udf-raster", type: "raster", source: "udf", paint: { "raster-fade-duration": 0 } };
-  for (const one of vector ? styled : [raster]) map.addLayer(one, OVER);
+  // Names of the base map stay legible on features, and give way to labels of the layer's own.
+  for (const one of vector ? styled : [raster]) map.addLayer(one, vector && one.type !== "symbol" ? "names" : OVER);
   applyShown();
 }
 
@@ -96,24 +98,28 @@ export function show(changes) {
   if (layer) applyShown();
 }
 
-const own = new Map(); // opacities as the style has them, by layer and property
+const own = new Map(); // what the style itself says, by layer and property
 
 function applyShown() {
-  for (const { id, type, paint = {} } of udfLayers()) {
-    map.setLayoutProperty(id, "visibility", shown.visible ? "visible" : "none");
-    for (const property of OPACITIES[type] ?? []) {
+  for (const { id, type, paint = {}, layout = {} } of udfLayers()) {
+    const kept = (property, value) => {
       const key = `${id} ${property}`;
-      if (!own.has(key)) own.set(key, paint[property] ?? 1);
-      map.setPaintProperty(id, property, faded(own.get(key)));
-    }
+      if (!own.has(key)) own.set(key, value);
+      return own.get(key);
+    };
+    const usual = kept("visibility", layout.visibility ?? "visible");
+    map.setLayoutProperty(id, "visibility", shown.visible ? usual : "none");
+    for (const property of OPACITIES[type] ?? []) map.setPaintProperty(id, property, faded(kept(property, paint[property] ?? 1)));
   }
 }
 
-/** An opacity of a style made lower: numbers are, of expressions the outputs of zoom and data can't all be. */
+/** An opacity of a style made lower; "zoom" may only stand outermost, so there the outputs are. */
 function faded(opacity) {
-  if (shown.opacity === 1) return opacity;
-  if (typeof opacity === "number") return opacity * shown.opacity;
-  return shown.opacity;
+  if (typeof opacity === "number" || shown.opacity === 1) return typeof opacity === "number" ? opacity * shown.opacity : opacity;
+  const [operator] = opacity;
+  const from = { interpolate: 4, step: 2 }[operator]; // where the first output stands; they alternate with inputs
+  if (from === undefined) return ["*", shown.opacity, opacity];
+  return opacity.map((part, index) => (index >= from && (index - from) % 2 === 0 ? faded(part) : part));
 }
 
 /** The zoom of the tiles that the view is made of. */
