@@ -1,4 +1,4 @@
-"""What the map page offers beside the map: the form, addresses to take along, inspecting, tiles and their facts.
+"""What the map page offers beside the map: form, addresses to take along, inspecting, tiles and their facts.
 
 One server and one browser for all of them; a page is loaded once for each group of features.
 """
@@ -16,7 +16,6 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser import Tab, chromium, tab
 from tests.conftest import Server, serving
-from tests.test_clients import installed
 
 FORM = """
 import datetime
@@ -78,7 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @contextmanager
 def opened(browser: Browser, server: Server, path: str, **options: Any) -> Iterator[Tab]:
-    """A page of the canvas; whatever it does, it asks no other host, and where it complains the test fails."""
+    """A page of the canvas; whatever it does, it asks no other host and complains of nothing."""
     with tab(browser, server.url, **options) as found:
         found.open(f"{server.url}/{server.tokens['city']}/{path}")
         yield found
@@ -93,7 +92,8 @@ def idle(found: Tab) -> None:
 def go(found: Tab, to: str) -> None:
     """To another state of the page, as the back button goes there."""
     found.page.evaluate(
-        "(to) => { history.replaceState(null, '', location.pathname + to); dispatchEvent(new Event('popstate')) }",
+        "(to) => { history.replaceState(null, '', location.pathname + to);"
+        " dispatchEvent(new Event('popstate')) }",
         to,
     )
 
@@ -173,7 +173,7 @@ def test_an_area_is_taken_from_a_map_where_the_result_is_none(browser: Browser, 
 
 
 def test_addresses_for_other_programs(browser: Browser, server: Server) -> None:
-    """With the parameters of the moment and without the revision; copied also where there is no clipboard API."""
+    """With the parameters of the moment, without the revision; copied also without a clipboard API."""
     with opened(browser, server, "points/map?x=1#3/20/10") as found:
         page = found.page
         page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
@@ -184,7 +184,8 @@ def test_addresses_for_other_programs(browser: Browser, server: Server) -> None:
         }
         base = f"{server.url}/{server.tokens['city']}/points"
         page.evaluate(
-            "document.addEventListener('copy', () => { window.copied = getSelection().toString() || document.activeElement.value })"
+            "document.addEventListener('copy', () => {"
+            " window.copied = getSelection().toString() || document.activeElement.value })"
         )
         page.locator(".use button").nth(1).click()
         expect(page.locator(".use button").nth(1)).to_have_text("Copied")
@@ -239,7 +240,7 @@ def test_a_click_tells_the_value_behind_a_pixel(browser: Browser, server: Server
         colour = page.locator(".attributes tr", has_text="colour").locator("td").inner_text()
         z = round(page.evaluate("window.map.getZoom()")) + 1
         column, line = page.evaluate(
-            "(z) => { const p = maplibregl.MercatorCoordinate.fromLngLat(map.unproject(map.project([22.5, -20])));"
+            "(z) => { const p = maplibregl.MercatorCoordinate.fromLngLat([22.5, -20]);"
             " return [p.x * 2 ** z % 1, p.y * 2 ** z % 1] }",
             z,
         )
@@ -252,7 +253,7 @@ def test_a_click_tells_the_value_behind_a_pixel(browser: Browser, server: Server
 
 
 def test_tiles_tell_their_facts(browser: Browser, server: Server) -> None:
-    """Borders with z/x/y, bytes, milliseconds and where from; a badge for the view; the second time it is cached."""
+    """Borders with z/x/y, bytes, milliseconds and where from; a badge for the view; cached the next time."""
     with opened(browser, server, "half/map?ok=true#2/0/0") as found:
         page = found.page
         page.keyboard.press("b")

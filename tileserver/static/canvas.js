@@ -6,6 +6,7 @@ import { themeButton } from "./theme.js";
 
 const AT_ONCE = 2; // cards whose UDFs run at the same time
 const PREVIEW = 16_384; // bytes of a table
+const PICTURE = 2_000_000; // bytes of a picture
 const ROWS = 5;
 
 // -- search
@@ -150,6 +151,7 @@ async function resultPreview(card, base) {
   } else if (type.startsWith("image/")) {
     kind(card, "picture");
     tell(card, "A picture");
+    if (whole || Number(all) <= PICTURE) place.replaceChildren(await picture(base));
   } else if (type === "application/json") {
     const text = await response.text();
     const rows = firstRows(text, whole);
@@ -187,6 +189,11 @@ function pretty(text, whole) {
   } catch {
     return `${text.slice(0, 300)}${whole ? "" : "…"}`;
   }
+}
+
+async function picture(base) {
+  const body = await (await ask(base, { headers: { Accept: "*/*" } })).blob();
+  return el("img", { src: URL.createObjectURL(body), alt: "" });
 }
 
 function framed(html) {
