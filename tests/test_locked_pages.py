@@ -22,7 +22,7 @@ def udf(bounds: fused.types.Bounds = None):
 FILES = {
     "city/river.py": RIVER,
     "city/number.py": "@fused.udf\ndef udf():\n    return 'forty-two'\n",
-    "city/chart.py": "@fused.udf\ndef udf():\n    return '<style>h1 {color: rgb(1, 2, 3)}</style><h1>A</h1>'\n",
+    "city/chart.py": "@fused.udf\ndef udf():\n    return '<style>h1 {color: rgb(1,2,3)}</style><h1>A'\n",
 }
 
 

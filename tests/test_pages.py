@@ -259,12 +259,12 @@ def test_a_map_page_asks_for_what_people_can_give() -> None:
     (n, kind, box) = Page(pages.map_page(udf(source), "/x", "n", layer=True)).data["parameters"]
 
     assert n == {
-        **{"name": "n", "type": "int", "choices": []},
-        **{"default": None, "written": None, "required": True},
+        "name": "n", "type": "int", "choices": [],
+        "default": None, "written": None, "required": True,
     }
     assert kind == {
-        **{"name": "kind", "type": "Literal", "choices": ["a", "b"]},
-        **{"default": "a", "written": "'a'", "required": False},
+        "name": "kind", "type": "Literal", "choices": ["a", "b"],
+        "default": "a", "written": "'a'", "required": False,
     }
     assert (box["type"], box["written"]) == ("Bbox", "None")
 

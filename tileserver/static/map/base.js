@@ -6,8 +6,8 @@ import { isDark, onTheme } from "../theme.js";
 const KEY = "tileserver base map";
 const NAMES = { auto: "As the theme", light: "Light", dark: "Dark", graticule: "Graticule", none: "None" };
 const COLOURS = {
-  light: { sea: "#dfe6e9", land: "#f5f4ef", border: "#c3c7c4", grid: "#cbd4d8", name: "#6f7a80", halo: "#f5f4ef" },
-  dark: { sea: "#12181d", land: "#1e272e", border: "#3a4751", grid: "#26323a", name: "#8b99a3", halo: "#1a2228" },
+  light: { sea: "#dfe6e9", land: "#f5f4ef", border: "#c3c7c4", grid: "#cbd4d8", name: "#4b565d", halo: "#fbfbf8" },
+  dark: { sea: "#12181d", land: "#1e272e", border: "#3a4751", grid: "#26323a", name: "#a9b6bf", halo: "#161d23" },
 };
 // Degrees between lines, for as many of them as a view can bear.
 const STEPS = [30, 15, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001];
