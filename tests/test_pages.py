@@ -253,18 +253,26 @@ def test_the_home_page_of_the_demo_leads_into_it(demo: Server) -> None:
 def test_a_map_page_asks_for_what_people_can_give() -> None:
     """A form of the signature: not the tile, not the screen; choices and defaults as they are."""
     source = (
-        "bounds: fused.types.Bounds, n: int, kind: Literal['a', 'b'] = 'a', size: int = 256, box: Bbox = None,"
-        " frame: fused.types.TileGDF = None"
+        "bounds: fused.types.Bounds, n: int, kind: Literal['a', 'b'] = 'a', size: int = 256,"
+        " box: Bbox = None, frame: fused.types.TileGDF = None"
     )
     (n, kind, box) = Page(pages.map_page(udf(source), "/x", "n", layer=True)).data["parameters"]
 
     assert n == {
-        "name": "n", "type": "int", "choices": [],
-        "default": None, "written": None, "required": True,
+        "name": "n",
+        "type": "int",
+        "choices": [],
+        "default": None,
+        "written": None,
+        "required": True,
     }
     assert kind == {
-        "name": "kind", "type": "Literal", "choices": ["a", "b"],
-        "default": "a", "written": "'a'", "required": False,
+        "name": "kind",
+        "type": "Literal",
+        "choices": ["a", "b"],
+        "default": "a",
+        "written": "'a'",
+        "required": False,
     }
     assert (box["type"], box["written"]) == ("Bbox", "None")
 

@@ -92,8 +92,8 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
 <script type="application/json" id="data">{_embedded(data)}</script>
 {maplibre}
 <script nonce="{nonce}" type="module" src="{_static("map/main.js")}"></script>"""
-    styles = (f"{_MAPLIBRE.removesuffix('-csp')}.css", "page.css", "map/map.css")
-    return _page(udf.title, body, styles)
+    sheets = (f"{_MAPLIBRE.removesuffix('-csp')}.css", "page.css", "map/map.css")
+    return _page(udf.title, body, sheets)
 
 
 _WITHOUT_MAP: Final = """<main><h1>No map here</h1>
