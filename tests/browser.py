@@ -24,6 +24,7 @@ FLAGS = (
     *("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+_COMPLAINTS = frozenset({"error", "warning"})
 DONE = "html[data-map=idle],html[data-map=error]"
 
 
@@ -106,7 +107,7 @@ def tab(browser: Browser, *origins: str, **options: Any) -> Iterator[Tab]:
     page.route("**/*", check)
     page.on(
         "console",
-        lambda message: found.complaints.append(message.text) if message.type == "error" else None,
+        lambda message: found.complaints.append(message.text) if message.type in _COMPLAINTS else None,
     )
     page.on("pageerror", lambda error: found.complaints.append(str(error)))
     try:

@@ -244,14 +244,20 @@ class _NothingElse:
 
 
 class _Static(StaticFiles):
-    """Our own files; a URL with the version in it never changes its content."""
+    """Our own files. An address that names the version of them all never changes what it gives."""
+
+    def get_path(self, scope: Scope) -> str:
+        path = super().get_path(scope)
+        first, _, rest = path.partition("/")
+        return rest if first == pages.version() else path
 
     def file_response(self, *args: object, **kwargs: object) -> Response:
         response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
-        scope = args[2] if len(args) > 2 else kwargs["scope"]
-        versioned = f"v={__version__}".encode() in cast(dict[str, bytes], scope)["query_string"]
-        age = "public, max-age=31536000, immutable" if versioned else "no-cache"
-        response.headers["cache-control"] = age
+        scope = cast(Scope, args[2] if len(args) > 2 else kwargs["scope"])
+        versioned = f"/{pages.version()}/" in scope["path"]
+        response.headers["cache-control"] = "public, max-age=31536000, immutable" if versioned else "no-cache"
+        if response.media_type == "text/html":  # the frame that takes UDFs' HTML
+            response.headers["content-security-policy"] = responses.UDF_POLICY
         return response
 
 

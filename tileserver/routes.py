@@ -175,17 +175,25 @@ async def legend_picture(request: Request, target: Target, grant: Grant, service
 
 
 async def map_page(request: Request, target: Target, grant: Grant, services: Services) -> Response:
-    """A page with the UDF on a map."""
+    """A page with the UDF on a map, or with its result."""
     try:
-        call = await _resolved(request, target, grant, services)
+        call, layer = await _as_layer(request, target, grant, services)
     except UdfError as error:
         where = "" if error.lineno is None else f" (line {error.lineno})"
         page = pages.broken_page(target.name or grant.udf or "", f"{services.redact(error.message)}{where}")
         return HTMLResponse(page, error.status, headers=pages.headers(pages.new_nonce()))
-    layer = call.udf.is_layer or await _is_layer(call, services)
     nonce = pages.new_nonce()
     page = pages.map_page(call.udf, _path(request), nonce, layer=layer)
     return HTMLResponse(page, headers=pages.headers(nonce))
+
+
+async def _as_layer(request: Request, target: Target, grant: Grant, services: Services) -> tuple[Call, bool]:
+    """What a page asks for, and whether that is a layer: ``canvas.toml`` may say that it never is."""
+    try:
+        call = await _resolved(request, target, grant, services)
+    except BadRequest:
+        return await _resolved(request, replace(target, address=Address()), grant, services), False
+    return call, call.udf.is_layer or await _is_layer(call, services)
 
 
 async def _is_layer(call: Call, services: Services) -> bool:
@@ -209,8 +217,9 @@ async def canvas(request: Request, target: Target, grant: Grant, services: Servi
             for name, problem in sorted(found.broken.items())
             if grant.reaches(name)
         }
-        page = pages.canvas_page(found.title, found.description, udfs, broken, _path(request))
-        return HTMLResponse(page, headers=pages.headers(pages.new_nonce()))
+        nonce = pages.new_nonce()
+        page = pages.canvas_page(found.title, found.description, udfs, broken, _path(request), nonce)
+        return HTMLResponse(page, headers=pages.headers(nonce))
     base = _base(request)
     rows = [
         {"name": udf.name, "title": udf.title, "description": udf.description, "url": f"{base}/{udf.name}"}
