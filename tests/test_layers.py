@@ -53,7 +53,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "canvas": (CORE, frozenset()),
     "catalog": (CORE | {"canvas"}, frozenset()),
     "vault": (CORE | {"canvas", "state"}, frozenset({"cryptography"})),
-    "paths": (CORE | {"access", "canvas", "catalog"}, frozenset()),
+    "paths": (CORE | {"access", "canvas", "catalog", "params"}, frozenset()),
     "mirror": (CORE, frozenset()),
     "fetching": (CORE | {"mirror"}, frozenset()),
     "loading": (CORE | {"fetching", "mirror"}, frozenset()),
@@ -65,16 +65,22 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "runs": (CORE, frozenset()),
     "metadata": (CORE, frozenset()),
     "coding": (CORE | {"cache"}, frozenset({"zstandard"})),
-    "cache": (CORE, frozenset({"diskcache"})),
+    "cache": (CORE, frozenset({"diskcache", "xxhash"})),
     "sandbox": (frozenset(), frozenset()),
     "executor": (CORE | {"sandbox"}, CORE_LIBRARIES),
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
-    "telemetry": (CORE, frozenset()),
-    "edge": (CORE, SERVER_LIBRARIES),
+    "requestlog": (frozenset(), frozenset()),
+    "telemetry": (CORE | {"requestlog"}, frozenset()),
+    "edge": (CORE | {"requestlog"}, SERVER_LIBRARIES),
     "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
+    "answers": (CORE | {"access", "cache", "coding", "metadata", "params"}, frozenset()),
     "responses": (
-        CORE | {"access", "coding", "metadata", "params", "pipeline"},
+        CORE | {"access", "answers", "metadata", "params", "pipeline", "requests"},
+        SERVER_LIBRARIES,
+    ),
+    "front": (
+        CORE | PIPELINE | {"answers", "coding", "edge", "requestlog", "requests"},
         SERVER_LIBRARIES,
     ),
     "pipeline": (CORE | PIPELINE, CORE_LIBRARIES),
@@ -90,10 +96,13 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"},
+        CORE
+        | PIPELINE
+        | {"coding", "edge", "front", "pages", "platform", "requestlog", "responses", "routes"}
+        | {"sandbox", "doctor", "telemetry"},
         SERVER_LIBRARIES,
     ),
-    "wire": (frozenset(), frozenset({"uvicorn"})),
+    "wire": (frozenset({"front"}), SERVER_LIBRARIES | {"uvicorn"}),
     "server": (
         CORE | PIPELINE | {"app", "telemetry", "wire", "doctor"},
         frozenset({"starlette", "uvicorn", "uvloop"}),

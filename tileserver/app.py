@@ -24,16 +24,19 @@ from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.coding import Coder
 from tileserver.doctor import METADATA_WARNING, metadata_answers
-from tileserver.edge import Edge
+from tileserver.edge import Edge, Manners
 from tileserver.errors import MethodNotAllowed, NotFound, TileServerError
 from tileserver.executor import Executor
 from tileserver.executor.confinement import Confinement
 from tileserver.executor.local import LocalPool
+from tileserver.front import Front
 from tileserver.pipeline import Services, make_sources
 from tileserver.redaction import Redaction
+from tileserver.requestlog import RequestLog
 from tileserver.routes import SharedRoutes
 from tileserver.sandbox import DESCRIPTIONS
 from tileserver.settings import Settings
+from tileserver.telemetry import write_requests
 from tileserver.vault import Vault
 
 log = logging.getLogger("tileserver")
@@ -51,6 +54,8 @@ def create_app(
     are to canvases (the demo's).
     """
     coded_size = settings.memory_cache // 4
+    manners = Manners(allows_host=settings.allows_host, cors_origins=settings.cors_origins)
+    requests = RequestLog(write_requests)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -79,6 +84,7 @@ def create_app(
             await cache.close()
             vault.close()
             access.close()
+            await asyncio.to_thread(requests.close)
 
     def services() -> Services:
         return cast(Services, app.state.services)
@@ -106,13 +112,26 @@ def create_app(
             TileServerError: _failed,
             HTTPException: _refused,
         },
-        middleware=[Middleware(Edge, allows_host=settings.allows_host, cors_origins=settings.cors_origins)],
+        middleware=[Middleware(Edge, manners=manners, requests=requests)],
         lifespan=lifespan,
     )
     app.state.public_url = settings.public_url
     app.state.coder = Coder(coded_size)
+    app.state.manners, app.state.requests = manners, requests
     app.state.fixed_tokens = dict(fixed_tokens or {})
     return app
+
+
+def in_front_of(app: Starlette) -> Front:
+    """The application with what answers stored results in front of it."""
+    state = app.state
+    return Front(
+        app,
+        doors=lambda: cast(Services | None, getattr(state, "services", None)),
+        coder=state.coder,
+        manners=state.manners,
+        requests=state.requests,
+    )
 
 
 def local_pool(settings: Settings, *, workers: int | None = None) -> LocalPool:

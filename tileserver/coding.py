@@ -15,7 +15,6 @@ from typing import Final
 import zstandard
 
 from tileserver.cache import Stored
-from tileserver.protocol import Encoded
 
 _FROM: Final = 1024  # bytes; less isn't worth it
 _IN_A_THREAD_FROM: Final = 256 * 1024  # bytes; about 10 ms
@@ -29,10 +28,9 @@ _CODINGS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
 }
 
 
-def choose(accept_encoding: str, encoded: Encoded) -> str | None:
-    """The coding for a result; None where it is sent as it is."""
-    kind = encoded.media_type
-    if len(encoded.body) < _FROM or not (kind.startswith(_TYPES) or kind in _TILES):
+def choose(accept_encoding: str, media_type: str, size: int) -> str | None:
+    """The coding for a body of ``size`` bytes; None where it is sent as it is."""
+    if size < _FROM or not (media_type.startswith(_TYPES) or media_type in _TILES):
         return None
     taken = _taken(accept_encoding)
     return next((coding for coding in _CODINGS if coding in taken), None)
@@ -57,12 +55,18 @@ class Coder:
         self._made: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._bytes = 0
 
+    def made(self, etag: str, coding: str) -> bytes | None:
+        """The body of the result with this validator in a coding, where it is remembered."""
+        made = self._made.get((etag, coding))
+        if made is not None:
+            self._made.move_to_end((etag, coding))
+        return made
+
     async def coded(self, stored: Stored, coding: str) -> bytes:
         """The body of a result in a coding that ``choose`` gave."""
         key = (stored.etag, coding)
-        made = self._made.get(key)
+        made = self.made(*key)
         if made is not None:
-            self._made.move_to_end(key)
             return made
         body, code = stored.encoded.body, _CODINGS[coding]
         made = code(body) if len(body) < _IN_A_THREAD_FROM else await asyncio.to_thread(code, body)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tileserver import asks, paths
 from tileserver.access import Access, Credentials, Grant, Identity
@@ -35,6 +35,28 @@ from tileserver.settings import Settings
 from tileserver.udf import Udf
 from tileserver.vault import Vault
 from tileserver.waits import Waits
+
+
+class Doors(Protocol):
+    """What it takes to find out what a request asks for, and whether it is stored."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def access(self) -> Access: ...
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    @property
+    def cache(self) -> Cache: ...
+
+    @property
+    def sources(self) -> Sources: ...
+
+    @property
+    def limits(self) -> Limits: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +104,7 @@ def make_sources(settings: Settings) -> Sources:
 
 
 async def admit(
-    readings: Sequence[Reading], credentials: Credentials, services: Services
+    readings: Sequence[Reading], credentials: Credentials, services: Doors
 ) -> tuple[Reading, Grant]:
     """What a path means, and what they who ask may reach; always decided before any cache is looked at.
 
@@ -95,7 +117,7 @@ async def resolve(
     target: Target,
     grant: Grant,
     query: QueryItems,
-    services: Services,
+    services: Doors,
     caller: Caller = NOBODY,
     arguments: Mapping[str, Json] | None = None,
 ) -> Call:
@@ -287,12 +309,12 @@ async def _nested_call(
     return made, True
 
 
-async def with_sources(udf: Udf, bundle: Bundle, services: Services) -> tuple[Udf, Bundle]:
+async def with_sources(udf: Udf, bundle: Bundle, services: Doors) -> tuple[Udf, Bundle]:
     """A UDF and its bundle with the sources from elsewhere that its code names."""
     return await complete(udf, bundle, lambda name: _source(name, bundle, services))
 
 
-async def _source(name: str, bundle: Bundle, services: Services) -> Foreign:
+async def _source(name: str, bundle: Bundle, services: Doors) -> Foreign:
     """The source of an address, or of a UDF whose code the bundle's owner may read.
 
     :raises NotFound: when there is none.
@@ -320,7 +342,7 @@ def _as_foreign(bundle: Bundle, name: str) -> Foreign:
     return Foreign(name, source.entry, source.path, files, source.modules, source.defaults, digest)
 
 
-async def _reached(name: str, bundle: Bundle, services: Services) -> tuple[Grant | None, str]:
+async def _reached(name: str, bundle: Bundle, services: Doors) -> tuple[Grant | None, str]:
     """What a name opens for a bundle's owner, and the UDF's name in it; no grant for the owner's own canvas.
 
     A token opens what it opens for anybody. ``canvas/name`` opens what the access token that posted the code
@@ -355,7 +377,7 @@ async def _reached(name: str, bundle: Bundle, services: Services) -> tuple[Grant
         raise UnknownUdf(f"no UDF called {name!r} that this one may use; a token opens it") from None
 
 
-def _doors(services: Services) -> tuple[Access, Catalog]:
+def _doors(services: Doors) -> tuple[Access, Catalog]:
     return services.access, services.catalog
 
 
@@ -364,7 +386,7 @@ def _poster_of(bundle: Bundle) -> str | None:
     return bundle.owner[1:].partition(".")[0] if bundle.owner.startswith("@") else None
 
 
-async def _canvas_with(udf: str, identity: Identity, services: Services) -> str:
+async def _canvas_with(udf: str, identity: Identity, services: Doors) -> str:
     """The canvas that a plain name means to posted code: ``default``, else the only one that has it."""
     usable = [c for c in await services.catalog.canvases() if identity.may_use(c.name) and udf in c.udfs]
     names = [canvas.name for canvas in usable]

@@ -23,7 +23,6 @@ from tileserver import documents, layers, openapi, pages, pipeline, responses
 from tileserver.access import Grant
 from tileserver.errors import (
     BadRequest,
-    InvalidTile,
     NotFound,
     TileServerError,
     UdfError,
@@ -94,15 +93,11 @@ def _resource(reading: Reading) -> tuple[str, Resource, Address]:
 
     :raises NotFound: when there is no such answer.
     """
+    if not reading.tail and reading.name is None and reading.is_canvas:
+        return "canvas", canvas, Address()
+    if (result := reading.result()) is not None:
+        return result[0], run, result[1]
     match reading.tail:
-        case () if reading.name is None and reading.is_canvas:
-            return "canvas", canvas, Address()
-        case () | ("run",) | ("run", "file"):
-            return "run", run, Address()
-        case ("run", "tiles", z, x, last):
-            return "tile", run, Address.of_tile(z, x, last)
-        case ("run", "tiles", *_):
-            raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
         case ("run", "tiles.json"):
             return "tilejson", tilejson, Address(tile=_WHOLE_WORLD)
         case (".api.json",) if reading.name is None and reading.is_canvas:

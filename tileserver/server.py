@@ -17,7 +17,7 @@ import uvicorn
 
 from tileserver import __version__, doctor, pipeline
 from tileserver.access import Access
-from tileserver.app import create_app, local_pool
+from tileserver.app import create_app, in_front_of, local_pool
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.errors import ConfigurationError, InvalidTile
@@ -46,7 +46,7 @@ def serve(
     Access(settings.state_dir).close()  # what is wrong with it is told before anything is started
     listener = _listen(settings)
     config = uvicorn.Config(
-        create_app(settings, fixed_tokens=fixed_tokens),
+        in_front_of(create_app(settings, fixed_tokens=fixed_tokens)),
         log_config=None,
         access_log=False,
         server_header=False,

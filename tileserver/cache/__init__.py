@@ -10,17 +10,18 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
-from tileserver.cache.record import Stored
+from tileserver.cache.record import Head, Stored
 from tileserver.errors import ClientGone, UdfError, UdfKilled, UdfTimeout, without_output
 from tileserver.interest import Interest
 from tileserver.protocol import Encoded
 
-__all__ = ["Cache", "CacheTier", "Outcome", "Stored", "clear_disk", "disk_stats"]
+__all__ = ["Cache", "CacheTier", "Head", "Outcome", "Stored", "clear_disk", "disk_stats"]
 
 Outcome = Literal["hit", "miss", "shared"]
 # Runs once; what it is given says whether anybody still waits for it.
@@ -36,6 +37,8 @@ class CacheTier(Protocol):
     """Keeps results by key; forgetting one at any time is allowed, returning a wrong one never."""
 
     def get(self, key: str) -> Stored | None: ...
+
+    def head(self, key: str) -> Head | None: ...
 
     def set(self, stored: Stored) -> None: ...
 
@@ -99,6 +102,26 @@ class Cache:
         self._flights[key] = flight
         flight.task.add_done_callback(lambda _: self._landed(key, flight))
         return self._counted(await _waited(flight, leaving), "miss")
+
+    def stored(self, key: str, *, tag: str, max_age: int) -> Stored | None:
+        """What ``get_or_compute`` would answer with at once, counted as a hit; None where it would not."""
+        stored = self._stored(f"{_prefix(tag)}{key}", max_age) if max_age else None
+        if stored is not None:
+            self._counts["hit"] += 1
+        return stored
+
+    def head(self, key: str, *, tag: str, max_age: int) -> Head | None:
+        """The head of what ``stored`` would give, without reading a body; nothing is counted."""
+        key = f"{_prefix(tag)}{key}"
+        for tier in self._tiers if max_age else ():
+            head = tier.head(key)
+            if head is not None and self._is_fresh(head.created, max_age):
+                return head
+        return None
+
+    def count_hit(self) -> None:
+        """Count an answer that ``head`` was enough for."""
+        self._counts["hit"] += 1
 
     async def _joined(self, flight: _Flight, leaving: Leaving | None) -> Stored | None:
         """What a run under way gives; None when that is only for whoever began it."""
@@ -166,14 +189,14 @@ class Cache:
     def _stored(self, key: str, max_age: int) -> Stored | None:
         for number, tier in enumerate(self._tiers):
             stored = tier.get(key)
-            if stored is not None and self._is_fresh(stored, max_age):
+            if stored is not None and self._is_fresh(stored.encoded.created, max_age):
                 for faster in self._tiers[:number]:
                     faster.set(stored)
                 return stored
         return None
 
-    def _is_fresh(self, stored: Stored, max_age: int) -> bool:
-        return -_CLOCK_SLACK <= self._clock() - stored.encoded.created <= max_age
+    def _is_fresh(self, created: float, max_age: int) -> bool:
+        return -_CLOCK_SLACK <= self._clock() - created <= max_age
 
     async def _run(self, key: str, computed: Awaitable[Encoded]) -> Stored:
         encoded = await computed
@@ -211,6 +234,7 @@ async def _waited(flight: _Flight, leaving: Leaving | None) -> Stored:
         raise ClientGone("the client has left")
 
 
+@lru_cache(maxsize=4096)
 def _prefix(tag: str) -> str:
     """What the keys under a tag begin with."""
     return f"{hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()}-"
