@@ -97,7 +97,7 @@ class Round(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """Something that is asked for: where, with which list of paths, and at least what share of nginx's rate."""
+    """Something that is asked for: where, which paths, and at least what share of nginx's rate."""
 
     name: str
     url: str
@@ -127,14 +127,16 @@ def tileserver(workspace: Path, *flags: str) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def nginx(folder: Path) -> Iterator[str]:
-    """nginx with as many workers as there are cores, serving ``folder/files``."""
+    """Nginx with as many workers as there are cores, serving ``folder/files``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = folder / "nginx.conf"
     user = "user root;\n" if os.geteuid() == 0 else ""  # the folder is private
     config.write_text(_NGINX.format(folder=folder, port=port, user=user))
-    with subprocess.Popen(["nginx", "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        ["nginx", "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL
+    ) as process:
         try:
             _wait_for(port, process)
             yield f"http://127.0.0.1:{port}"

@@ -72,7 +72,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "requestlog": (frozenset(), frozenset()),
     "telemetry": (CORE | {"requestlog"}, frozenset()),
     "edge": (CORE | {"requestlog"}, SERVER_LIBRARIES),
-    "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
+    "requests": (CORE | {"access", "params", "pipeline"}, SERVER_LIBRARIES),
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
     "answers": (CORE | {"access", "cache", "coding", "metadata", "params"}, frozenset()),
     "responses": (

@@ -47,12 +47,6 @@ class Asked:
         value = self.fields.get(name)
         return None if value is None else value.decode("latin-1")
 
-    @property
-    def is_partial(self) -> bool:
-        """Whether it wants less than a result, or the one that it has seen: clients that read a file in
-        pieces do."""
-        return self.method == "HEAD" or b"range" in self.fields or b"if-match" in self.fields
-
 
 @dataclass(frozen=True, slots=True)
 class Terms:

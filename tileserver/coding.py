@@ -55,22 +55,23 @@ class Coder:
         self._made: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._bytes = 0
 
-    def made(self, etag: str, coding: str) -> bytes | None:
-        """The body of the result with this validator in a coding, where it is remembered."""
-        made = self._made.get((etag, coding))
-        if made is not None:
-            self._made.move_to_end((etag, coding))
-        return made
-
     async def coded(self, stored: Stored, coding: str) -> bytes:
         """The body of a result in a coding that ``choose`` gave."""
-        key = (stored.etag, coding)
-        made = self.made(*key)
+        made = self.at_once(stored, coding)
+        if made is None:
+            made = await asyncio.to_thread(_CODINGS[coding], stored.encoded.body)
+            self._remember((stored.etag, coding), made)
+        return made
+
+    def at_once(self, stored: Stored, coding: str) -> bytes | None:
+        """The same; None where making it would keep everybody else waiting."""
+        key, body = (stored.etag, coding), stored.encoded.body
+        made = self._made.get(key)
         if made is not None:
-            return made
-        body, code = stored.encoded.body, _CODINGS[coding]
-        made = code(body) if len(body) < _IN_A_THREAD_FROM else await asyncio.to_thread(code, body)
-        self._remember(key, made)
+            self._made.move_to_end(key)
+        elif len(body) < _IN_A_THREAD_FROM:
+            made = _CODINGS[coding](body)
+            self._remember(key, made)
         return made
 
     def _remember(self, key: tuple[str, str], made: bytes) -> None:

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tileserver import answers, pipeline
 from tileserver.access import Credentials, Grant
 from tileserver.answers import Asked, Choice, Pair, Terms
-from tileserver.cache import Cache, Head, Stored
+from tileserver.cache import Cache, Head
 from tileserver.canvas import Canvas
 from tileserver.coding import Coder
 from tileserver.edge import Manners, Pairs, line_facts, new_id, of_the_request
@@ -60,8 +60,7 @@ def written(fields: list[Pair] | tuple[Pair, ...]) -> bytes:
     return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A whole answer. ``lasting`` are those of its fields that many answers have alike."""
 
     status: int
@@ -269,18 +268,16 @@ class Front:
                 cache.count_hit()
                 return head, choice, None
         stored = cache.stored(plan.key, tag=plan.tag, max_age=max_age)
-        if stored is None or answers.is_missing(stored.head, plan.terms):
+        if stored is None:
             return None
-        choice = answers.choose(asked, stored.head)
+        head = stored.head
+        if answers.is_missing(head, plan.terms):
+            return None
+        choice = answers.choose(asked, head)
         if choice.coding is None:
-            return stored.head, choice, stored.encoded.body
-        coded = self._coded(stored, choice.coding)
-        return None if coded is None else (stored.head, choice, coded)
-
-    def _coded(self, stored: Stored, coding: str) -> bytes | None:
-        """The body in a coding; None when making it would keep others waiting."""
-        made = self._coder.made(stored.etag, coding)
-        return made if made is not None else _now(self._coder.coded(stored, coding))
+            return head, choice, stored.encoded.body
+        coded = self._coder.at_once(stored, choice.coding)
+        return None if coded is None else (head, choice, coded)
 
     def _block(self, plan: _Plan, head: Head, choice: Choice, cors: Pairs) -> Block:
         """The fields that last as long as the record."""

@@ -12,11 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from tileserver import asks, paths
 from tileserver.access import Access, Credentials, Grant, Identity
-from tileserver.cache import Cache, Leaving, Outcome, Stored
+from tileserver.cache import Cache, Compute, Leaving, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
 from tileserver.errors import Forbidden, UdfError, UnknownToken, UnknownUdf, without_traceback
@@ -35,6 +35,17 @@ from tileserver.settings import Settings
 from tileserver.udf import Udf
 from tileserver.vault import Vault
 from tileserver.waits import Waits
+
+_RECENT_SIZE: Final = 256 * 2**20  # bytes
+_RECENT_AGE: Final = 86400  # seconds; what is recent ends sooner by itself
+
+
+class Visit(NamedTuple):
+    """What makes requests those of one reader of one file: ``place`` stands for the address and the
+    credential. A ``partial`` one wants a part of the file, or only to know about it."""
+
+    place: str
+    partial: bool
 
 
 class Doors(Protocol):
@@ -72,6 +83,7 @@ class Services:
     sources: Sources
     redact: Redaction = NOTHING_HIDDEN
     waits: Waits = field(default_factory=Waits)
+    recent: Cache = field(default_factory=lambda: Cache.recent(_RECENT_SIZE))
 
     @property
     def limits(self) -> Limits:
@@ -208,9 +220,12 @@ def _name(grant: Grant, asked: str | None) -> str:
     return grant.udf if not asked else f"{grant.udf}.{asked}"
 
 
-async def answer(call: Call, services: Services, leaving: Leaving | None = None) -> Answer:
+async def answer(
+    call: Call, services: Services, leaving: Leaving | None = None, visit: Visit | None = None
+) -> Answer:
     """Stored bytes, the bytes of a run under way, or those of a run of its own. ``leaving`` returns when
-    whoever asked has left; without it they are taken to wait to the end.
+    whoever asked has left; without it they are taken to wait to the end. Of what isn't stored, the partial
+    requests of a ``visit`` get the bytes of its last run, as long as that is recent.
 
     :raises UdfError: when the function failed.
     :raises ClientGone: when whoever asked has left.
@@ -229,15 +244,32 @@ async def answer(call: Call, services: Services, leaving: Leaving | None = None)
         meta = {**encoded.meta, **printed(encoded.meta, services.redact)}
         return replace(encoded, meta={**meta, "read_caller": True} if looks else meta)
 
-    stored, outcome = await services.cache.get_or_compute(
-        call.cache_key(), run, tag=call.tag, max_age=call.max_age, leaving=leaving
-    )
+    stored, outcome = await _stored(call, services, run, leaving, visit)
     took = 1000 * (time.perf_counter() - started)
     meta = stored.encoded.meta
     if outcome == "hit":
         return Answer(stored, outcome, {"cache": took})
     stages = {"queue": meta.get("queue_ms", 0.0), "run": meta.get("run_ms", 0.0)}
     return Answer(stored, outcome, {"cache": took, **stages, "encode": meta.get("encode_ms", 0.0)})
+
+
+async def _stored(
+    call: Call, services: Services, run: Compute, leaving: Leaving | None, visit: Visit | None
+) -> tuple[Stored, Outcome]:
+    key, tag = call.cache_key(), call.tag
+    if visit is None:
+        return await services.cache.get_or_compute(key, run, tag=tag, max_age=call.max_age, leaving=leaving)
+    place = f"{key}/{visit.place}"
+    if visit.partial and call.max_age == 0:
+        return await services.recent.get_or_compute(place, run, tag=tag, max_age=_RECENT_AGE, leaving=leaving)
+    if visit.partial and (recent := services.recent.stored(place, tag=tag, max_age=_RECENT_AGE)):
+        return recent, "hit"
+    stored, outcome = await services.cache.get_or_compute(
+        key, run, tag=tag, max_age=call.max_age, leaving=leaving
+    )
+    if call.max_age == 0 or stored.encoded.meta.get("uncounted"):
+        services.recent.keep(place, stored, tag=tag)
+    return stored, outcome
 
 
 # -- what a run asks while it runs

@@ -3,6 +3,8 @@ they have left."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -13,6 +15,7 @@ from starlette.requests import Request
 from tileserver.access import Credentials
 from tileserver.errors import BadRequest
 from tileserver.params import QueryItems, parse_query
+from tileserver.pipeline import Visit
 
 SESSION: Final = "fused_session_token"
 
@@ -50,6 +53,15 @@ def credentials_of(request: Request) -> Credentials:
         session_token=session,
         address=request.client.host if request.client else None,
     )
+
+
+def visit_of(request: Request) -> Visit:
+    """What tells requests of one reader of one file from all others."""
+    shown = request.headers.get("authorization", "")
+    facts = (path_of(request), request.scope["query_string"].decode("latin-1"), shown)
+    place = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+    partial = request.method == "HEAD" or bool({"range", "if-match"} & set(request.headers.keys()))
+    return Visit(place, partial)
 
 
 def leaving(request: Request) -> Callable[[], Awaitable[None]]:

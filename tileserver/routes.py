@@ -32,7 +32,7 @@ from tileserver.errors import (
 from tileserver.params import Address, Call, Caller, QueryItems, is_reserved
 from tileserver.paths import Reading, readings
 from tileserver.pipeline import Services, Target
-from tileserver.requests import SESSION, credentials_of, leaving, path_of, query_of, segments
+from tileserver.requests import SESSION, credentials_of, leaving, path_of, query_of, segments, visit_of
 
 _WHOLE_WORLD: Final = Tile(x=0, y=0, z=0)
 
@@ -115,7 +115,7 @@ async def run(request: Request, target: Target, grant: Grant, services: Services
     if target.address.tile is None and _wants_page(request):
         target = replace(target, address=replace(target.address, page=True))
     call = await _resolved(request, target, grant, services)
-    answer = await pipeline.answer(call, services, leaving(request))
+    answer = await pipeline.answer(call, services, leaving(request), visit_of(request))
     return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 

@@ -86,9 +86,9 @@ class Protocol(HttpToolsProtocol):
         if not cycle.keep_alive:
             head.append(b"connection: close\r\n")
         head.append(b"\r\n")
-        self.transport.write(b"".join(head))
         if reply.body:
-            self.transport.write(reply.body)
+            head.append(reply.body)
+        self.transport.writelines(head)  # one call to the kernel, and no copy of the body
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()

@@ -10,12 +10,14 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
+from tileserver.cache.recent import RecentTier
 from tileserver.cache.record import Head, Stored
 from tileserver.errors import ClientGone, UdfError, UdfKilled, UdfTimeout, without_output
 from tileserver.interest import Interest
@@ -59,10 +61,16 @@ class _Flight(NamedTuple):
 
 
 class Cache:
-    """Used from one event loop. ``tiers`` come fastest first."""
+    """Used from one event loop. ``tiers`` come fastest first; ``keeps`` says which results are stored."""
 
-    def __init__(self, *tiers: CacheTier, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *tiers: CacheTier,
+        clock: Callable[[], float] = time.time,
+        keeps: Callable[[Stored], bool] | None = None,
+    ) -> None:
         self._tiers = tiers
+        self._keeps = keeps or _is_storable
         self._clock = clock
         self._flights: dict[str, _Flight] = {}
         self._runs: set[asyncio.Task[Stored]] = set()
@@ -73,6 +81,12 @@ class Cache:
     def open(cls, folder: Path, disk_size: int, memory_size: int) -> Cache:
         """A memory tier in front of a disk tier in ``folder``; sizes are bytes."""
         return cls(MemoryTier(memory_size, folder), DiskTier(folder, disk_size))
+
+    @classmethod
+    def recent(cls, size: int) -> Cache:
+        """One that keeps results for a few seconds, up to ``size`` bytes (see ``RecentTier``), whatever may be
+        given to more than one request."""
+        return cls(RecentTier(size), keeps=_for_everybody)
 
     async def get_or_compute(
         self, key: str, compute: Compute, *, tag: str, max_age: int, leaving: Leaving | None = None
@@ -204,10 +218,18 @@ class Cache:
 
     async def _run_and_store(self, key: str, computed: Awaitable[Encoded]) -> Stored:
         stored = await self._run(key, computed)
-        if _is_storable(stored) and key not in self._not_to_keep:
+        if key not in self._not_to_keep:
+            self._keep(stored)
+        return stored
+
+    def keep(self, key: str, stored: Stored, *, tag: str) -> None:
+        """Store the result of another cache's run."""
+        self._keep(replace(stored, key=f"{_prefix(tag)}{key}"))
+
+    def _keep(self, stored: Stored) -> None:
+        if self._keeps(stored):
             for tier in self._tiers:
                 tier.set(stored)
-        return stored
 
     def _landed(self, key: str, flight: _Flight) -> None:
         if self._flights.get(key) is flight:

@@ -11,7 +11,8 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import xxhash
 
@@ -21,11 +22,11 @@ _MAGIC: Final = b"tsr2"
 _WHOLE: Final = 16  # bytes of the checksum over head and body
 _PART: Final = 8  # of that over the head
 _FRAME: Final = struct.Struct(f"!4s{_WHOLE}s{_PART}sI")
+_SHORT: Final = 1024  # bytes of a head that is worth remembering
 HEAD_ROOM: Final = 4096  # bytes that hold the frame and the head of most records
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What is known of a stored result without its body, of which ``size`` is the length in bytes. ``etag``
     is the strong validator, quotes included."""
 
@@ -76,11 +77,10 @@ def from_bytes(raw: bytes, key: str) -> Stored | None:
     rest = memoryview(raw)[_FRAME.size :]
     if magic != _MAGIC or length > len(rest) or _whole(length, rest) != whole:
         return None
-    head = json.loads(bytes(rest[:length]))
-    if head["key"] != key:
+    head = _parsed(bytes(rest[:length]))
+    if head.key != key:
         return None
-    encoded = Encoded(bytes(rest[length:]), head["media_type"], head["created"], head["meta"])
-    return Stored(key, encoded, head["etag"])
+    return Stored(key, Encoded(bytes(rest[length:]), head.media_type, head.created, head.meta), head.etag)
 
 
 def head_length(start: bytes) -> int | None:
@@ -99,10 +99,20 @@ def head_from_bytes(start: bytes, key: str) -> Head | None:
     text = start[_FRAME.size : end]
     if _part(text) != _FRAME.unpack_from(start)[2]:
         return None
-    head = json.loads(text)
-    if head["key"] != key:
-        return None
-    return Head(key, head["etag"], head["media_type"], head["created"], head["meta"], head["size"])
+    head = _parsed(text)
+    return head if head.key == key else None
+
+
+def _parsed(text: bytes) -> Head:
+    """A head that its checksum has been found to fit; those in use are parsed once."""
+    return _remembered(text) if len(text) <= _SHORT else _read(text)
+
+
+def _read(text: bytes) -> Head:
+    return Head(**json.loads(text))
+
+
+_remembered: Final = lru_cache(maxsize=4096)(_read)
 
 
 def _whole(length: int, rest: bytes | memoryview) -> bytes:
