@@ -141,7 +141,9 @@ class Front:
         if doors is None or scope["method"] not in ("GET", "HEAD") or scope.get("root_path"):
             return None
         fields = dict(scope["headers"])
-        if len(fields) != len(scope["headers"]) or scope.get("state", {}).get("refusal"):
+        if len(fields) != len(scope["headers"]) or b"fused-recursion" in fields:
+            return None
+        if scope.get("state", {}).get("refusal"):
             return None
         if not self._manners.allows_host(fields.get(b"host", b"").decode("latin-1")):
             return None
@@ -216,7 +218,7 @@ class Front:
         """
         path = asks.path.decode("latin-1")
         candidates = readings(segments(path.removeprefix(_PLATFORM)))
-        if not candidates or candidates[0].kind != "token" or b"fused-recursion" in fields:
+        if not candidates or candidates[0].kind != "token":
             return None
         reading = candidates[0]
         result = reading.result()

@@ -84,8 +84,8 @@ class Cache:
 
     @classmethod
     def recent(cls, size: int) -> Cache:
-        """One that keeps results for a few seconds, up to ``size`` bytes (see ``RecentTier``), whatever may be
-        given to more than one request."""
+        """One that keeps for a few seconds whatever may be given to more than one request, up to ``size``
+        bytes (see ``RecentTier``)."""
         return cls(RecentTier(size), keeps=_for_everybody)
 
     async def get_or_compute(
