@@ -305,7 +305,16 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of wrk")
     parser.add_argument("--http-workers", type=int, help="web processes of ours")
     parser.add_argument("--folder", type=Path, help="where files and cache lie; default: a temporary folder")
+    parser.add_argument("--scaling", action="store_true", help="what a tile costs in a large workspace")
+    parser.add_argument("--requests", type=int, default=2000, help="of each round of --scaling")
+    parser.add_argument("--entries", type=int, default=1_000_000, help="stored tiles of --scaling")
     chosen = parser.parse_args()
+    if chosen.scaling:
+        from benchmarks.scaling import rows
+
+        for row in rows(chosen, tileserver):
+            print(row, flush=True)
+        return 0
     for program in ("wrk", "nginx"):
         if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
             parser.error(f"{program} is not installed: apt-get install wrk nginx-light")
