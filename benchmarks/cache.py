@@ -27,7 +27,7 @@ from benchmarks.refusals import percentile
 from tileserver.cache.database import Database, Write
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.label import Label, Rule
-from tileserver.cache.record import Stored, to_bytes
+from tileserver.cache.record import Records, Stored
 from tileserver.protocol import Encoded
 
 ZOOM: Final = 12  # its tiles are enough for 16 million entries
@@ -101,9 +101,10 @@ def ours(folder: Path, entries: int, size: int, samples: int) -> Figures:
 
 
 def _fill(database: Database, entries: int, body: bytes) -> None:
+    records = Records(SECRET)
     for start in range(0, entries, 1000):
         results = [stored(number, body) for number in range(start, min(start + 1000, entries))]
-        database.put([Write(one, to_bytes(one, SECRET), 0) for one in results])
+        database.put([Write(one, records.to_bytes(one), 0) for one in results])
 
 
 def _gets_while_writing(

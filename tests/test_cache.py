@@ -15,7 +15,7 @@ from tests.conftest import Server
 from tileserver.cache import Cache, Rule, Stored, folder_stats
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
-from tileserver.cache.record import from_bytes, to_bytes
+from tileserver.cache.record import Records
 from tileserver.errors import Overloaded, UdfError, UdfTimeout
 from tileserver.interest import Interest
 from tileserver.protocol import Encoded
@@ -203,30 +203,30 @@ async def test_the_validator_is_of_what_is_sent() -> None:
 # -- looking up at once
 
 
-async def test_peek_finds_what_is_stored_and_runs_nothing() -> None:
+async def test_what_is_stored_is_found_at_once_and_runs_nothing() -> None:
     """By the reader's age, as ``get_or_compute`` does; age 0 reads nothing."""
     clock = Clock()
     cache, compute = memory(clock), Counter(clock)
-    assert cache.peek("k", 60) is None
+    assert cache.stored("k", 60) is None
     await ask(cache, compute)
 
-    found = cache.peek("k", 60)
+    found = cache.stored("k", 60)
 
     assert found is not None and found.encoded.body == b"x1"
-    assert cache.peek("k", 0) is None
+    assert cache.stored("k", 0) is None
     clock.now += 61
-    assert cache.peek("k", 60) is None
+    assert cache.stored("k", 60) is None
     assert cache.stats()["hit"] == 1
 
 
-async def test_peek_fills_memory_from_disk(tmp_path: Path) -> None:
+async def test_looking_fills_memory_from_disk(tmp_path: Path) -> None:
     """What was found below is found above the next time."""
     clock = Clock()
     (await reopened(tmp_path, [stored("k", b"x1")])).close()
     held = MemoryTier(10**7)
     cache = Cache(held, DiskTier(tmp_path, 10**9), clock=clock)
 
-    assert cache.peek("k", 60) is not None
+    assert cache.stored("k", 60) is not None
 
     assert held.get("k") is not None
     await cache.close()
@@ -297,7 +297,7 @@ async def test_a_refresh_has_somebody_who_waits() -> None:
     await settled(cache)
 
     assert not lost
-    assert (found := cache.peek("k", 60)) is not None and found.encoded.body == b"new"
+    assert (found := cache.stored("k", 60)) is not None and found.encoded.body == b"new"
 
 
 async def test_a_refresh_that_fails_leaves_what_is_stored() -> None:
@@ -470,7 +470,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "bit in the checksum": lambda raw: raw[:10] + bytes([raw[10] ^ 1]) + raw[11:],
     "bit in the header": lambda raw: raw[:40] + bytes([raw[40] ^ 1]) + raw[41:],
     "bit in the body": lambda raw: raw[:-3] + bytes([raw[-3] ^ 1]) + raw[-2:],
-    "another key's": lambda raw: to_bytes(stored("other", b"body"), b""),
+    "another key's": lambda raw: Records(b"").to_bytes(stored("other", b"body")),
     "foreign": lambda raw: b"GIF89a" * 100,
 }
 
@@ -478,10 +478,10 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 async def test_damage_is_a_miss(damage: Callable[[bytes], bytes]) -> None:
     """docs/design.md: never a wrong tile."""
-    raw = to_bytes(stored(body=b"body"), b"")
+    raw = Records(b"").to_bytes(stored(body=b"body"))
 
-    assert from_bytes(raw, "k", b"") == stored(body=b"body")
-    assert from_bytes(damage(raw), "k", b"") is None
+    assert Records(b"").from_bytes(raw, "k") == stored(body=b"body")
+    assert Records(b"").from_bytes(damage(raw), "k") is None
 
 
 async def test_stats_count_entries_and_bytes(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tileserver.cache.database import Database, Write
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.label import Label
 from tileserver.cache.memory import MemoryTier
-from tileserver.cache.record import to_bytes
+from tileserver.cache.record import Records
 from tileserver.interest import Interest
 from tileserver.protocol import Encoded
 
@@ -230,10 +230,10 @@ async def test_what_was_deleted_under_a_server_comes_back(tmp_path: Path, what: 
         (folder / "results.db").unlink()
     tier._looked = float("-inf")  # as if a moment had passed
 
-    assert cache.peek("k", 60) is None
+    assert cache.stored("k", 60) is None
     assert seen(tier, "k")
     tier.news(now=True)
-    assert cache.peek("k", 60) is not None
+    assert cache.stored("k", 60) is not None
     await cache.close()
 
 
@@ -262,8 +262,8 @@ async def test_clearing_from_another_process_empties_memory_too(tmp_path: Path) 
     gate.set()
     await running
 
-    assert cache.peek("k", 60) is None
-    assert cache.peek("slow", 60) is None
+    assert cache.stored("k", 60) is None
+    assert cache.stored("slow", 60) is None
     await cache.close()
 
 
@@ -474,7 +474,7 @@ async def test_results_of_older_revisions_go_first(tmp_path: Path) -> None:
     database = Database.make(tmp_path, wait=1)
     for key, revision in [("kept", "2"), ("old", "1"), ("older", "1"), ("new", "2")]:
         one = replace(stored(key, os.urandom(20_000)), label=Label("c", "u", revision))
-        database.put([Write(one, to_bytes(one, b""), 0)])
+        database.put([Write(one, Records(b"").to_bytes(one), 0)])
     assert database.get("old") is not None
 
     database.trim(database.counts().bytes - 10_000)

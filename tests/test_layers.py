@@ -55,7 +55,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "canvas": (CORE, frozenset()),
     "catalog": (CORE | {"canvas"}, frozenset()),
     "vault": (CORE | {"canvas", "state"}, frozenset({"cryptography"})),
-    "paths": (CORE | {"access", "canvas", "catalog"}, frozenset()),
+    "paths": (CORE | {"access", "canvas", "catalog", "params"}, frozenset()),
     "mirror": (CORE, frozenset()),
     "fetching": (CORE | {"mirror"}, frozenset()),
     "loading": (CORE | {"fetching", "mirror"}, frozenset()),
@@ -68,20 +68,26 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "metadata": (CORE, frozenset()),
     "tidying": (frozenset(), frozenset()),
     "coding": (CORE | {"cache"}, frozenset({"isal", "zstandard"})),
-    "cache": (CORE, frozenset()),
+    "cache": (CORE, frozenset({"cryptography"})),
     "sandbox": (frozenset(), frozenset()),
     "executor": (CORE | {"sandbox"}, CORE_LIBRARIES),
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
-    "telemetry": (CORE, frozenset()),
+    "requestlog": (frozenset(), frozenset()),
+    "telemetry": (CORE | {"requestlog"}, frozenset()),
     "counts": (frozenset(), frozenset()),
     "metrics": (CORE | {"counts", "executor"}, frozenset()),
-    "edge": (CORE, SERVER_LIBRARIES),
+    "edge": (CORE | {"requestlog"}, SERVER_LIBRARIES),
     "forwarding": (frozenset(), frozenset()),
     "processes": (CORE | {"sandbox"}, frozenset({"starlette"})),
-    "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
+    "requests": (CORE | {"access", "params", "pipeline"}, SERVER_LIBRARIES),
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
+    "answers": (CORE | {"access", "cache", "coding", "metadata", "params"}, frozenset()),
     "responses": (
-        CORE | {"access", "coding", "metadata", "params", "pipeline"},
+        CORE | {"access", "answers", "metadata", "params", "pipeline", "requests"},
+        SERVER_LIBRARIES,
+    ),
+    "front": (
+        CORE | PIPELINE | {"answers", "coding", "edge", "requestlog", "requests"},
         SERVER_LIBRARIES,
     ),
     "pipeline": (CORE | PIPELINE, CORE_LIBRARIES),
@@ -99,13 +105,13 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "app": (
         CORE
         | PIPELINE
-        | {"coding", "edge", "metrics", "pages", "platform", "processes", "requests", "responses", "routes"}
-        | {"sandbox", "doctor", "tidying"},
+        | {"coding", "edge", "front", "metrics", "pages", "platform", "processes", "requestlog", "requests"}
+        | {"answers", "responses", "routes", "sandbox", "doctor", "telemetry", "tidying"},
         SERVER_LIBRARIES,
     ),
-    "wire": (frozenset({"forwarding"}), frozenset({"uvicorn"})),
+    "wire": (frozenset({"forwarding", "front"}), SERVER_LIBRARIES | {"uvicorn"}),
     "server": (
-        CORE | PIPELINE | {"app", "doctor", "forwarding", "processes", "telemetry", "wire"},
+        CORE | PIPELINE | {"app", "doctor", "forwarding", "front", "processes", "telemetry", "wire"},
         frozenset({"starlette", "uvicorn", "uvloop"}),
     ),
     "demo": (CORE, frozenset()),

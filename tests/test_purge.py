@@ -23,7 +23,7 @@ from tileserver.cache.database import Database, Write
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.label import EVERYTHING, Label
 from tileserver.cache.memory import MemoryTier
-from tileserver.cache.record import to_bytes
+from tileserver.cache.record import Records
 from tileserver.interest import Interest
 from tileserver.protocol import Encoded, Json
 from tileserver.subject import Subject, form, forms
@@ -93,7 +93,7 @@ def filled(folder: Path) -> Database:
     database = Database.make(folder, wait=10)
     for name, one in LABELS.items():
         result = replace(stored(name), label=one)
-        database.put([Write(result, to_bytes(result, b""), database.last_purge())])
+        database.put([Write(result, Records(b"").to_bytes(result), database.last_purge())])
     return database
 
 
@@ -162,7 +162,7 @@ def test_no_value_is_kept_in_the_clear(tmp_path: Path) -> None:
     """Of a query there are digests on disk, which another key would not give."""
     database = Database.make(tmp_path, wait=1)
     result = replace(stored(), label=label(who="ms.secret@example.org"))
-    database.put([Write(result, to_bytes(result, b""), 0)])
+    database.put([Write(result, Records(b"").to_bytes(result), 0)])
     database.purge(Rule("nowhere", None, by(who="mr.hidden@example.org")))
     database.close()
 
@@ -222,8 +222,8 @@ async def test_what_runs_while_it_is_purged_is_not_stored(tmp_path: Path) -> Non
         gate.set()
     await asyncio.gather(before, after)
 
-    assert cache.peek("before", 60) is None
-    assert cache.peek("after", 60) is not None
+    assert cache.stored("before", 60) is None
+    assert cache.stored("after", 60) is not None
     await cache.close()
     tier = DiskTier(tmp_path, 10**9)
     assert tier.get("before") is None
@@ -242,7 +242,7 @@ async def test_what_is_queued_is_purged_too(tmp_path: Path) -> None:
         await cache.get_or_compute(str(number), compute, max_age=60, subject=lambda: Subject("c", "u"))
 
     assert await cache.forget(Rule("c", "u")) == 50
-    assert not any(cache.peek(str(number), 60) for number in range(50))
+    assert not any(cache.stored(str(number), 60) for number in range(50))
     await cache.close()
     tier = DiskTier(tmp_path, 10**9)
     assert tier.stats()["entries"] == 0

@@ -17,27 +17,31 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from tileserver import __version__, metrics, pages, platform, responses
 from tileserver.access import Access
+from tileserver.answers import UDF_POLICY
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.coding import Coder
 from tileserver.doctor import METADATA_WARNING, metadata_answers
-from tileserver.edge import Edge
+from tileserver.edge import Edge, Manners
 from tileserver.errors import MethodNotAllowed, NotFound, Overloaded, TileServerError
 from tileserver.executor import Executor
 from tileserver.executor.confinement import Confinement
 from tileserver.executor.local import LocalPool
+from tileserver.front import Front
 from tileserver.metrics import Measured, Metrics
-from tileserver.pipeline import Services, make_sources
+from tileserver.pipeline import Doors, Services, make_sources
 from tileserver.processes import Relay
 from tileserver.redaction import Redaction
+from tileserver.requestlog import RequestLog
 from tileserver.requests import credentials_of, is_local
 from tileserver.routes import SharedRoutes
 from tileserver.sandbox import DESCRIPTIONS
 from tileserver.settings import Settings
+from tileserver.telemetry import write_requests
 from tileserver.tidying import tidy
 from tileserver.vault import Vault
 
@@ -57,17 +61,14 @@ def create_app(
     """
     coded_size = settings.memory_cache // 4
     counted = Metrics()
+    manners = Manners(allows_host=settings.allows_host, cors_origins=settings.cors_origins)
+    requests = RequestLog(write_requests)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         access = Access(settings.state_dir, fixed=fixed_tokens or {})
         vault = Vault(settings.state_dir)
-        cache = Cache.open(
-            settings.cache_dir,
-            settings.cache_size,
-            settings.memory_cache - coded_size,
-            access.keyed("cache"),
-        )
+        cache = _open_cache(settings, access, settings.memory_cache - coded_size)
         counted.open(settings.state_dir / "metrics")
         app.state.runs = platform.make_runs()
         looking = asyncio.create_task(_tell_metadata(settings))
@@ -81,7 +82,7 @@ def create_app(
                 redact = _redaction(settings, names)
                 measured = Measured(running, counted)
                 app.state.services = Services(
-                    settings, access, catalog, cache, measured, vault, sources, redact
+                    settings, access, catalog, cache, sources, measured, vault, redact
                 )
                 for name in names:
                     for problem in catalog.load(name).problems:
@@ -94,6 +95,7 @@ def create_app(
             vault.close()
             access.close()
             counted.close()
+            await asyncio.to_thread(requests.close)
 
     def services() -> Services:
         return cast(Services, app.state.services)
@@ -122,32 +124,78 @@ def create_app(
             TileServerError: _failed,
             HTTPException: _refused,
         },
-        middleware=[
-            Middleware(
-                Edge,
-                allows_host=settings.allows_host,
-                cors_origins=settings.cors_origins,
-                observe=counted.observe_request,
-            )
-        ],
+        middleware=[Middleware(Edge, manners=manners, requests=requests, observe=counted.observe_request)],
         lifespan=lifespan,
     )
     app.state.metrics = counted
     app.state.public_url = settings.public_url
     app.state.coder = Coder(coded_size)
+    app.state.manners, app.state.requests = manners, requests
     app.state.fixed_tokens = dict(fixed_tokens or {})
     return app
 
 
-def create_relay(settings: Settings, channel: socket.socket) -> ASGIApp:
-    """A web process besides the owner (see ``processes``): what it doesn't answer itself goes there."""
-    unreachable = Edge(_unreachable, allows_host=settings.allows_host, cors_origins=settings.cors_origins)
-    return Relay(channel, unreachable=unreachable, patience=settings.queue_time_limit)
+def in_front_of(app: Starlette) -> Front:
+    """The application with what answers stored results in front of it."""
+    state = app.state
+    return Front(
+        app,
+        doors=lambda: cast(Services | None, getattr(state, "services", None)),
+        coder=state.coder,
+        manners=state.manners,
+        requests=state.requests,
+        observe=state.metrics.observe_request,
+    )
+
+
+def create_relay(
+    settings: Settings, channel: socket.socket, *, fixed_tokens: Mapping[str, str] | None = None
+) -> Front:
+    """A web process besides the owner (see ``processes``): it answers with what is stored, and hands
+    everything else to the owner."""
+    counted = Metrics()
+    coded_size = settings.memory_cache // 4
+    manners = Manners(allows_host=settings.allows_host, cors_origins=settings.cors_origins)
+    requests = RequestLog(write_requests)
+    opened: list[Doors] = []
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[None]:
+        access = Access(settings.state_dir, fixed=fixed_tokens or {})
+        vault = Vault(settings.state_dir)
+        cache = _open_cache(settings, access, settings.memory_cache - coded_size)
+        counted.open(settings.state_dir / "metrics")
+        try:
+            catalog = Catalog(settings.workspace, vault.of)
+            opened.append(Doors(settings, access, catalog, cache, make_sources(settings)))
+            yield
+        finally:
+            opened.clear()
+            await cache.close()
+            vault.close()
+            access.close()
+            counted.close()
+            await asyncio.to_thread(requests.close)
+
+    unreachable = Edge(_unreachable, manners=manners, requests=requests, observe=counted.observe_request)
+    patience = settings.queue_time_limit
+    return Front(
+        Relay(channel, unreachable=unreachable, patience=patience, opening=opening),
+        doors=lambda: opened[0] if opened else None,
+        coder=Coder(coded_size),
+        manners=manners,
+        requests=requests,
+        observe=counted.observe_request,
+    )
 
 
 async def _unreachable(scope: Scope, receive: Receive, send: Send) -> None:
     response = responses.failure(Overloaded("the server is restarting; ask again", retry_after=1))
     await response(scope, receive, send)
+
+
+def _open_cache(settings: Settings, access: Access, memory: int) -> Cache:
+    return Cache.open(settings.cache_dir, settings.cache_size, memory, access.keyed("cache"))
 
 
 def local_pool(settings: Settings, *, workers: int | None = None) -> LocalPool:
@@ -257,7 +305,7 @@ class _Static(StaticFiles):
         versioned = f"/{pages.version()}/" in scope["path"]
         response.headers["cache-control"] = "public, max-age=31536000, immutable" if versioned else "no-cache"
         if response.media_type == "text/html":  # the frame that takes UDFs' HTML
-            response.headers["content-security-policy"] = responses.UDF_POLICY
+            response.headers["content-security-policy"] = UDF_POLICY
         return response
 
 

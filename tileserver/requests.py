@@ -3,7 +3,9 @@ they have left."""
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -14,6 +16,7 @@ from starlette.requests import Request
 from tileserver.access import Credentials
 from tileserver.errors import BadRequest
 from tileserver.params import QueryItems, parse_query
+from tileserver.pipeline import Visit
 
 SESSION: Final = "fused_session_token"
 _FORWARDING: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
@@ -61,6 +64,15 @@ def is_local(request: Request) -> bool:
         address = getattr(address, "ipv4_mapped", None) or address
         return address.is_loopback and not any(name in request.headers for name in _FORWARDING)
     return False
+
+
+def visit_of(request: Request) -> Visit:
+    """What tells requests of one reader of one file from all others."""
+    shown = request.headers.get("authorization", "")
+    facts = (path_of(request), request.scope["query_string"].decode("latin-1"), shown)
+    place = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+    partial = request.method == "HEAD" or bool({"range", "if-match"} & set(request.headers.keys()))
+    return Visit(place, partial)
 
 
 def leaving(request: Request) -> Callable[[], Awaitable[None]]:

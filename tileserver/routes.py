@@ -33,7 +33,7 @@ from tileserver.errors import (
 from tileserver.params import Address, Call, Caller, QueryItems, is_reserved
 from tileserver.paths import Reading, readings
 from tileserver.pipeline import Services, Target
-from tileserver.requests import SESSION, credentials_of, leaving, path_of, query_of, segments
+from tileserver.requests import SESSION, credentials_of, leaving, path_of, query_of, segments, visit_of
 
 _WHOLE_WORLD: Final = Tile(x=0, y=0, z=0)
 
@@ -103,15 +103,11 @@ def _resource(reading: Reading) -> tuple[str, Resource, Address]:
 
     :raises NotFound: when there is no such answer.
     """
+    if not reading.tail and reading.name is None and reading.is_canvas:
+        return "canvas", canvas, Address()
+    if (result := reading.result()) is not None:
+        return result[0], run, result[1]
     match reading.tail:
-        case () if reading.name is None and reading.is_canvas:
-            return "canvas", canvas, Address()
-        case () | ("run",) | ("run", "file"):
-            return "run", run, Address()
-        case ("run", "tiles", z, x, last):
-            return "tile", run, Address.of_tile(z, x, last)
-        case ("run", "tiles", *_):
-            raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
         case ("run", "tiles.json"):
             return "tilejson", tilejson, Address(tile=_WHOLE_WORLD)
         case (".wmts.xml",) if reading.name is None and reading.is_canvas:
@@ -137,7 +133,7 @@ async def run(request: Request, target: Target, grant: Grant, services: Services
     if target.address.tile is None and _wants_page(request):
         target = replace(target, address=replace(target.address, page=True))
     call = await _resolved(request, target, grant, services)
-    answer = await pipeline.answer(call, services, leaving(request))
+    answer = await pipeline.answer(call, services, leaving(request), visit_of(request))
     return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 

@@ -15,15 +15,15 @@ from functools import partial
 from typing import Any, cast
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from tileserver import __version__, doctor, pipeline
 from tileserver.access import Access
-from tileserver.app import create_app, create_relay, local_pool
+from tileserver.app import create_app, create_relay, in_front_of, local_pool
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.errors import ConfigurationError, InvalidTile
 from tileserver.forwarding import Forwarding
+from tileserver.front import Front
 from tileserver.params import Address, Call, QueryItems, build_call
 from tileserver.pipeline import Services
 from tileserver.processes import Acceptor, Door, Place, Supervisor
@@ -58,20 +58,20 @@ def serve(
 
     def work(place: Place, *, ready: Callable[[], None]) -> None:
         if place.is_owner:
-            app: ASGIApp = create_app(settings, fixed_tokens=fixed_tokens)
+            app = in_front_of(create_app(settings, fixed_tokens=fixed_tokens))
         else:
-            app = create_relay(settings, place.channel)
+            app = create_relay(settings, place.channel, fixed_tokens=fixed_tokens)
         _answer(settings, app, listener, ready, place)
 
     if settings.http_workers == 1:
-        _answer(settings, create_app(settings, fixed_tokens=fixed_tokens), listener, ready)
+        _answer(settings, in_front_of(create_app(settings, fixed_tokens=fixed_tokens)), listener, ready)
     else:
         Supervisor(listener, settings.http_workers, work, grace=_GRACE + _END_LIMIT).run(ready)
 
 
 def _answer(
     settings: Settings,
-    app: ASGIApp,
+    app: Front,
     listener: socket.socket,
     ready: Callable[[], None],
     place: Place | None = None,
@@ -108,7 +108,7 @@ class _Server(uvicorn.Server):
 
     _acceptor: Acceptor | None = None
 
-    def join(self, listener: socket.socket, place: Place, app: ASGIApp) -> None:
+    def join(self, listener: socket.socket, place: Place, app: Front) -> None:
         """Take this process's share of the connections, and what the others hand to the owner."""
         state = self.server_state
 
@@ -117,7 +117,7 @@ class _Server(uvicorn.Server):
         count = state.connections.__len__
         self._acceptor = Acceptor(listener, place.shares, place.number, make=make, count=count)
         if place.is_owner:
-            task = asyncio.create_task(Door(place.channel, app).serve())
+            task = asyncio.create_task(Door(place.channel, app.app).serve())
             state.tasks.add(task)  # those are waited for when it stops
             task.add_done_callback(state.tasks.discard)
 
@@ -128,7 +128,7 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(
-    server: _Server, app: ASGIApp, listener: socket.socket, ready: Callable[[], None], place: Place | None
+    server: _Server, app: Front, listener: socket.socket, ready: Callable[[], None], place: Place | None
 ) -> None:
     serving = asyncio.ensure_future(server.serve(sockets=[listener] if place is None else []))
     while not (server.started or serving.done()):
@@ -193,7 +193,7 @@ async def run_once(
         catalog = Catalog(settings.workspace, vault.of)
         async with local_pool(settings, workers=1) as pool:
             sources = pipeline.make_sources(settings)
-            services = Services(settings, access, catalog, Cache(), pool, vault, sources)
+            services = Services(settings, access, catalog, Cache(), sources, pool, vault)
             call = await _call(canvas, name, address, query, services)
             return await pool.run(call.job(), call.bundle, pipeline.answers_of(call, services, []))
 

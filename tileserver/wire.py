@@ -1,8 +1,10 @@
-"""How much of a request is taken in and how long that may take, and what is said of one that is no HTTP.
+"""How much of a request is taken in and how long that may take, what is said of one that is no HTTP, and
+answers that are there at once.
 
 A head beyond the limits is read to its end without being kept, and its request reaches the application with
 ``refusal`` in its state: the answer is made where all answers are, with every header that they carry. A head
-without end, or one that dribbles, is cut off.
+without end, or one that dribbles, is cut off. What ``front.py`` can answer without waiting is written here: a
+task and its messages cost more than such an answer.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ import resource
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from tileserver.forwarding import Forwarding
+from tileserver.front import Front, Reply, written
 
 MAX_TARGET: Final = 65_535  # bytes; no more fits the parser of addresses
 MAX_HEADERS: Final = 131_072  # bytes of all names and values together
@@ -122,6 +126,41 @@ class Protocol(HttpToolsProtocol):
         self._in_body = False
         self._expect_nothing()
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if isinstance(app, Front) and not self._has_to_wait(cycle):
+            reply = app.at_once(cast(Scope, cycle.scope))
+            if reply is not None:
+                self._send(reply, cycle)
+                return
+            app = app.app
+        super()._start_asgi_task(cycle, app)
+
+    def _has_to_wait(self, cycle: RequestResponseCycle) -> bool:
+        """Whether there is something to be done before an answer, or a client that doesn't take it in. What
+        stands in line behind other requests is begun by their ends: each at once would be in the other."""
+        return bool(
+            cycle.waiting_for_100_continue
+            or self.flow.write_paused
+            or self.pipeline
+            or self.transport.is_closing()
+        )
+
+    def _send(self, reply: Reply, cycle: RequestResponseCycle) -> None:
+        """Write an answer as a whole."""
+        head = [STATUS_LINE[reply.status], reply.lasting.text, written(reply.passing)]
+        if self.server_state.default_headers:
+            head.append(written(tuple(self.server_state.default_headers)))
+        if not cycle.keep_alive:
+            head.append(b"connection: close\r\n")
+        head.append(b"\r\n")
+        if reply.body:
+            head.append(reply.body)
+        self.transport.writelines(head)  # one call to the kernel, and no copy of the body
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._cut_off("400 Bad Request", _INVALID)

@@ -11,13 +11,15 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from tileserver.cache.disk import DiskTier, folder_clear, folder_purge, folder_stats
 from tileserver.cache.label import NOTHING, Label, Rule, arguments_of
 from tileserver.cache.memory import MemoryTier
-from tileserver.cache.record import Stored
+from tileserver.cache.recent import RecentTier
+from tileserver.cache.record import Head, Stored
 from tileserver.errors import ClientGone, Overloaded, UdfError, UdfKilled, UdfTimeout, without_output
 from tileserver.interest import Interest
 from tileserver.protocol import Encoded
@@ -26,6 +28,7 @@ from tileserver.subject import Subject
 __all__ = [
     "Cache",
     "CacheTier",
+    "Head",
     "Outcome",
     "Rule",
     "Stored",
@@ -50,6 +53,8 @@ class CacheTier(Protocol):
     """Keeps results by key; forgetting one at any time is allowed, returning a wrong one never."""
 
     def get(self, key: str) -> Stored | None: ...
+
+    def head(self, key: str) -> Head | None: ...
 
     def set(self, stored: Stored) -> None: ...
 
@@ -77,12 +82,17 @@ def _nothing() -> Subject:
 
 
 class Cache:
-    """Used from one event loop. ``tiers`` come fastest first."""
+    """Used from one event loop. ``tiers`` come fastest first; ``keeps`` says which results are stored."""
 
     def __init__(
-        self, *tiers: CacheTier, clock: Callable[[], float] = time.time, secret: bytes = b""
+        self,
+        *tiers: CacheTier,
+        clock: Callable[[], float] = time.time,
+        secret: bytes = b"",
+        keeps: Callable[[Stored], bool] | None = None,
     ) -> None:
         self._tiers = tiers
+        self._keeps = keeps or _is_storable
         self._clock = clock
         self._secret = secret
         self._flights: dict[str, _Flight] = {}
@@ -96,15 +106,11 @@ class Cache:
         bytes) is what checksums and digests are keyed with."""
         return cls(MemoryTier(memory_size), DiskTier(folder, disk_size, secret), secret=secret)
 
-    def peek(self, key: str, max_age: int) -> Stored | None:
-        """A stored result no older than ``max_age`` seconds, looked up at once; counted as a hit. None says
-        nothing: ``get_or_compute`` knows what to do then."""
-        if max_age == 0:
-            return None
-        stored = self._stored(key, max_age)
-        if stored is not None:
-            self._counts["hit"] += 1
-        return stored
+    @classmethod
+    def recent(cls, size: int) -> Cache:
+        """One that keeps for a few seconds whatever may be given to more than one request, up to ``size``
+        bytes (see ``RecentTier``)."""
+        return cls(RecentTier(size), keeps=_for_everybody)
 
     async def get_or_compute(
         self,
@@ -178,6 +184,27 @@ class Cache:
         flight.task.add_done_callback(lambda _: self._landed(key, flight))
         return flight
 
+    def stored(self, key: str, max_age: int) -> Stored | None:
+        """A stored result no older than ``max_age`` seconds, counted as a hit. None says nothing:
+        ``get_or_compute`` knows what to do then."""
+        stored = self._stored(key, max_age) if max_age else None
+        if stored is not None:
+            self._counts["hit"] += 1
+        return stored
+
+    def head(self, key: str, max_age: int) -> Head | None:
+        """The head of what ``stored`` would give, without reading a body; nothing is counted."""
+        self._notice()
+        for tier in self._tiers if max_age else ():
+            head = tier.head(key)
+            if head is not None and self._is_fresh(head.created, max_age):
+                return head
+        return None
+
+    def count_hit(self) -> None:
+        """Count an answer that ``head`` was enough for."""
+        self._counts["hit"] += 1
+
     async def _joined(self, flight: _Flight, leaving: Leaving | None) -> Stored | None:
         """What a run under way gives; None when that is only for whoever began it."""
         try:
@@ -249,14 +276,14 @@ class Cache:
         self._notice()
         for number, tier in enumerate(self._tiers):
             stored = tier.get(key)
-            if stored is not None and self._is_fresh(stored, max_age):
+            if stored is not None and self._is_fresh(stored.encoded.created, max_age):
                 for faster in self._tiers[:number]:
                     faster.set(stored)
                 return stored
         return None
 
-    def _is_fresh(self, stored: Stored, max_age: int) -> bool:
-        return -_CLOCK_SLACK <= self._clock() - stored.encoded.created <= max_age
+    def _is_fresh(self, created: float, max_age: int) -> bool:
+        return -_CLOCK_SLACK <= self._clock() - created <= max_age
 
     async def _run(self, key: str, computed: Awaitable[Encoded], label: Label) -> Stored:
         encoded = await computed
@@ -265,10 +292,18 @@ class Cache:
     async def _run_and_store(self, key: str, computed: Awaitable[Encoded], label: Label) -> Stored:
         stored = await self._run(key, computed, label)
         self._notice()
-        if _is_storable(stored) and key not in self._not_to_keep:
+        if key not in self._not_to_keep:
+            self._keep(stored)
+        return stored
+
+    def keep(self, key: str, stored: Stored) -> None:
+        """Store the result of another cache's run."""
+        self._keep(replace(stored, key=key))
+
+    def _keep(self, stored: Stored) -> None:
+        if self._keeps(stored):
             for tier in self._tiers:
                 tier.set(stored)
-        return stored
 
     def _landed(self, key: str, flight: _Flight) -> None:
         if self._flights.get(key) is flight:

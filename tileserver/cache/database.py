@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from tileserver.cache.label import Label, Rule
-from tileserver.cache.record import Stored
+from tileserver.cache.record import HEAD_ROOM, Stored, head_length
 from tileserver.tiles import MAX_ZOOM
 
 _NAME: Final = "results.db"
@@ -226,6 +226,16 @@ class Database:
             "SELECT id, record FROM entries WHERE key = ? AND length(record) <= ?", (_number(key), _LONGEST)
         ).fetchone()
         return row
+
+    def start(self, key: str) -> tuple[int, bytes] | None:
+        """The id of the record under a key, and as much of its beginning as holds its head."""
+        row = self._connection.execute("SELECT id FROM entries WHERE key = ?", (_number(key),)).fetchone()
+        if row is None:
+            return None
+        with self._connection.blobopen("entries", "record", row[0], readonly=True) as record:
+            start = record.read(HEAD_ROOM)
+            missing = (head_length(start) or 0) - len(start)
+            return row[0], start + record.read(missing) if missing > 0 else start
 
     def purges(self, after: int) -> list[Purge]:
         """The purges after that one."""

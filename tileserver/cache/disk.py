@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tileserver.cache.database import Database, Purge, Write, identity, is_damage, remove
-from tileserver.cache.label import EVERYTHING, Rule
-from tileserver.cache.record import Stored, from_bytes, to_bytes
+from tileserver.cache.label import EVERYTHING, Label, Rule
+from tileserver.cache.record import Head, Records, Stored
 
 log = logging.getLogger("tileserver.cache")
 
@@ -38,7 +38,8 @@ class DiskTier:
     checksums. Used from one event loop, ``forget`` from any thread."""
 
     def __init__(self, folder: Path, size: int, secret: bytes = b"") -> None:
-        self._folder, self._size, self._secret = folder, size, secret
+        self._folder, self._size = folder, size
+        self._records = Records(secret)
         # Of the size, a part is for the write-ahead log, and as much for what is written at once.
         self._part = max(min(size // 16, 16 * 2**20), 2**18)
         self._reported: set[type[BaseException]] = set()
@@ -70,15 +71,29 @@ class DiskTier:
             return None
         try:
             row = reads.get(key)
-            stored = None if row is None else from_bytes(row[1], key, self._secret)
+            stored = None if row is None else self._records.from_bytes(row[1], key)
         except _TROUBLE as error:
             self._report(error, reads)
             return None
-        if row is None or stored is None:
+        return None if row is None or stored is None or self._is_purged(row[0], stored.label) else stored
+
+    def head(self, key: str) -> Head | None:
+        write = self._queue.get(key) or self._writing.get(key)
+        if write is not None:
+            return write.stored.head
+        reads = self._reads
+        if reads is None:
             return None
-        if any(row[0] <= one.upto and one.rule.covers(stored.label) for one in self._under_way.values()):
+        try:
+            row = reads.start(key)
+            head = None if row is None else self._records.head_from_bytes(row[1], key)
+        except _TROUBLE as error:
+            self._report(error, reads)
             return None
-        return stored
+        return None if row is None or head is None or self._is_purged(row[0], head.label) else head
+
+    def _is_purged(self, row: int, label: Label) -> bool:
+        return any(row <= one.upto and one.rule.covers(label) for one in self._under_way.values())
 
     def set(self, stored: Stored) -> None:
         size = _size(stored)
@@ -185,7 +200,7 @@ class DiskTier:
             if self._damaged is not None:
                 self._replace(self._damaged)
             if batch := tuple(self._writing.values()):
-                raws = [to_bytes(write.stored, self._secret) for write in batch]
+                raws = [self._records.to_bytes(write.stored) for write in batch]
                 ready = [write._replace(raw=raw) for write, raw in zip(batch, raws, strict=True)]
                 self._attempt(lambda database, ready=ready: database.put(ready))
                 with self._changed:

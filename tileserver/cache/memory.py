@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tileserver.cache.label import Rule
-from tileserver.cache.record import Stored
+from tileserver.cache.record import Head, Stored
 
 _OVERHEAD: Final = 2048  # what a result costs besides its body and its log
 
@@ -25,6 +25,10 @@ class MemoryTier:
         if stored is not None:
             self._held.move_to_end(key)
         return stored
+
+    def head(self, key: str) -> Head | None:
+        stored = self.get(key)
+        return stored.head if stored is not None else None
 
     def set(self, stored: Stored) -> None:
         cost = _cost(stored)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,13 +24,22 @@ _MOST_TRIES: Final = 3  # a request that kills its owner must not kill many
 
 class Relay:
     """An ASGI application. ``channel`` leads to the owner's ``Door``; ``unreachable`` answers where no owner
-    has taken up the request within ``patience`` seconds."""
+    has taken up the request within ``patience`` seconds. What ``opening`` opens is open as long as the
+    process serves."""
 
-    def __init__(self, channel: socket.socket, *, unreachable: ASGIApp, patience: float) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        *,
+        unreachable: ASGIApp,
+        patience: float,
+        opening: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
         self._channel = channel
         self._channel.setblocking(False)
         self._unreachable = unreachable
         self._patience = patience
+        self._opening = opening
         self._idle: list[Frames] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,10 +112,11 @@ class Relay:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        for frames in self._idle:
-            frames.close()
+        async with self._opening():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            for frames in self._idle:
+                frames.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 
