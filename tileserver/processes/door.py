@@ -69,8 +69,11 @@ class Door:
         try:
             await frames.write({"open": True})
             while (head := await frames.read()) is not None:
-                if not await _Exchange(frames, head).run(self._app):
+                exchange = _Exchange(frames, head)
+                await exchange.run(self._app)
+                if not exchange.is_complete:
                     return
+                await exchange.skip_body()
         except Lost:
             return
         finally:
@@ -87,16 +90,21 @@ class _Exchange:
         self._more = bool(head.header["more"])
         self._start: dict[str, Any] = {}
         self._over = asyncio.Event()
-        self._complete = False
+        self.is_complete = False  # the answer
 
-    async def run(self, app: ASGIApp) -> bool:
-        """Whether the connection may serve another request: the body was read, and the answer is complete."""
+    async def run(self, app: ASGIApp) -> None:
+        """Have it answered."""
         self._frames.closed.add_done_callback(self._left)
         try:
             await app(self._scope, self.receive, self.send)
         finally:
             self._frames.closed.remove_done_callback(self._left)
-        return self._complete and not self._more
+
+    async def skip_body(self) -> None:
+        """Read what the application has left of the body. Closing the connection instead would be quicker
+        than the answer, which is still on its way."""
+        while self._more and (frame := await self._frames.read()) is not None:
+            self._more = bool(frame.header["more"])
 
     async def receive(self) -> Message:
         frame, self._first = self._first, None
@@ -122,7 +130,7 @@ class _Exchange:
         except Lost:
             return  # as if the client had left: whoever answers is told so when it asks
         if not more:
-            self._complete = True
+            self.is_complete = True
             self._over.set()
 
     async def _write(self, piece: bytes, *, more: bool) -> None:

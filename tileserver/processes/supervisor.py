@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from types import FrameType
 from typing import Any, Final, NoReturn, Protocol
 
@@ -78,6 +79,7 @@ class Supervisor:
         self._door, self._knockers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._shares = Shares(number)
         self._children: dict[int, _Child] = {}
+        self._pid = os.getpid()
         self._stopping = False
         self._failure: str | None = None
 
@@ -108,28 +110,27 @@ class Supervisor:
             pid = os.fork()
             if pid == 0:
                 os.close(pipe)
-                self._become_child(place, speaking)
+                self._become_child(place, FileIO(speaking, "w"))
             os.close(speaking)
             self._children[pid] = _Child(place, pipe)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
-    def _become_child(self, number: int, speaking: int) -> NoReturn:
+    def _become_child(self, number: int, pipe: FileIO) -> NoReturn:
         status = 1
         try:
-            supervisor = os.getppid()
             for name in (*_STOP_SIGNALS, signal.SIGALRM):
                 signal.signal(name, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor, who passes it on
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != supervisor:
-                os._exit(1)
+            if os.getppid() != self._pid:
+                os._exit(1)  # it has died before it could take this one along
             place = Place(number, self._door if number == 0 else self._knockers, self._shares)
             (self._knockers if place.is_owner else self._door).close()
-            self._work(place, ready=lambda: _say(speaking, {"ready": True}))
+            self._work(place, ready=lambda: _say(pipe, {"ready": True}))
             status = 0
         except ConfigurationError as error:
-            _say(speaking, {"error": error.message})
+            _say(pipe, {"error": error.message})
         except BaseException:  # it must not go on as a second supervisor
             log.exception("a web process failed")
         finally:
@@ -175,8 +176,8 @@ class Supervisor:
                 os.kill(pid, number)
 
 
-def _say(pipe: int, what: dict[str, Any]) -> None:
+def _say(pipe: FileIO, what: dict[str, Any]) -> None:
     """The one thing that a process says of its start."""
-    with suppress(OSError):
-        os.write(pipe, json.dumps(what).encode())
-        os.close(pipe)
+    if not pipe.closed:
+        with pipe:
+            pipe.write(json.dumps(what).encode())
