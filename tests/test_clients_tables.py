@@ -34,13 +34,13 @@ import uuid
 import fused, geopandas as gpd, numpy as np, pandas as pd
 
 @fused.udf
-def udf(reader: str, points: bool = False):
-    k = np.arange({ROWS})
+def udf(reader: str, points: int = 0):
+    k = np.arange(points or {ROWS})
     run = uuid.uuid4().hex
     rows = pd.DataFrame({{"k": k, "name": [f"row {{number}}" for number in k], "run": run}})
     if not points:
         return rows
-    return gpd.GeoDataFrame(rows[:500], geometry=gpd.points_from_xy(k[:500] / 10, k[:500] / 20), crs=4326)
+    return gpd.GeoDataFrame(rows, geometry=gpd.points_from_xy(k / 10, k / 20), crs=4326)
 """
 FILES = {"city/table.py": TABLES}
 
@@ -134,7 +134,7 @@ def test_a_table_is_read_in_one_run(server: Server, name: str) -> None:
 def test_a_table_of_places_is_read_in_one_run(server: Server, name: str) -> None:
     """Its geometry lies where the UDF put it."""
     extension, read = PLACES[name]
-    url, before = url_of(server, extension, "&points=true"), runs(server.url)
+    url, before = url_of(server, extension, "&points=500"), runs(server.url)
     frame = read(url)
 
     assert len(frame) == 500
