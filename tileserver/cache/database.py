@@ -351,9 +351,7 @@ class Database:
         pages, free = self._pages()
         if pages * self._page > limit and free:
             self._connection.executescript(f"PRAGMA incremental_vacuum({_AT_ONCE})")  # execute: one page
-        if (
-            self._log_size() > self._log_limit
-        ):  # readers that never pause keep it from starting over by itself
+        if self._log_size() > self._log_limit:  # where readers never pause, it doesn't start over by itself
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return removed
 
