@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -69,7 +70,7 @@ def _demo() -> Iterator[str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={"HOME": home, "XDG_STATE_HOME": home},
+            env={**os.environ, "HOME": home, "XDG_STATE_HOME": home},
         )
         try:
             assert process.stdout is not None

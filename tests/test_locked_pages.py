@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.browser import chromium, tab
 from tests.conftest import Server, serving
@@ -77,7 +77,7 @@ def test_a_passcode_opens_the_map(browser: Browser, server: Server) -> None:
         found.page.wait_for_selector("article")
         found.page.goto(f"{server.url}/{token}/number/map")
         found.settled()
-        assert "forty-two" in found.page.inner_text("#result")
+        expect(found.page.frame_locator("#result iframe").locator("body")).to_have_text("forty-two")
         found.page.goto(f"{server.url}/{token}/chart/map")
         found.settled()
         chart = found.page.frame_locator("#result iframe").locator("h1")

@@ -40,7 +40,7 @@ const within = ([west, south, east, north]) => [[west, Math.max(south, -85.05)],
 function fitting() {
   const panel = document.getElementById("panel");
   const beside = window.innerWidth > 900 && panel.open ? panel.getBoundingClientRect().right : 0;
-  return { padding: { top: 24, bottom: 40, right: 40, left: beside + 24 }, maxZoom: 14 };
+  return { padding: { top: 24, bottom: 40, right: 64, left: beside + 24 }, maxZoom: 14 };
 }
 
 export function fit({ animate = true } = {}) {
