@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import geopandas as gpd
@@ -189,6 +191,22 @@ def test_strokes_grow_with_the_scale() -> None:
     one, two = (draw(frame(shapely.Point(0, 0)), job(WORLD, scale=scale))[0][3] for scale in (1, 2))
 
     assert two.sum() / one.sum() == pytest.approx(4, rel=0.1)
+
+
+def test_dashes_go_on_in_the_next_tile() -> None:
+    """Where a line is dashed doesn't depend on where tiles cut it."""
+    layer = {"id": "a", "type": "line", "source": "udf", "source-layer": "udf"}
+    paint = {"line-dasharray": [7, 3], "line-width": 4}
+    style = json.dumps({"version": 8, "sources": {}, "layers": [{**layer, "paint": paint}]})
+    line = frame(shapely.LineString([(-150, 20), (150, 40)]))
+
+    left, right = (
+        draw(line, replace(job(Tile(x=x, y=0, z=1)), style=style))[0][3].astype(int) for x in (0, 1)
+    )
+    whole = draw(line, replace(job(WORLD, size=512), style=style))[0][3].astype(int)
+
+    assert np.abs(np.concatenate([left, right], axis=1) - whole[:256]).max() <= 4
+    assert (whole[:256, 100:400].max(axis=0) == 0).any()
 
 
 def test_invalid_polygons_are_drawn() -> None:

@@ -6,6 +6,7 @@ tiles meet without a seam. Agg blends straight alpha, so edges have no dark frin
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -82,6 +83,7 @@ def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
     return picture, facts if picture[3].any() else {**facts, "empty": True}
 
 
+@functools.lru_cache(maxsize=32)
 def _read(document: str) -> styles.Style:
     """The style of a job, which has been checked before it was sent."""
     return styles.read(document, "style")
