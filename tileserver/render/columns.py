@@ -315,6 +315,12 @@ def _to_colour(values: Values) -> Values:
     return Values(tags, colours=np.where(known[:, None], palette[codes], values.colours))
 
 
+def positions(values: NDArray[Any], among: NDArray[Any]) -> NDArray[np.intp]:
+    """Where each value is among others; -1 for those that aren't."""
+    found: NDArray[np.intp] = pd.Index(among).get_indexer(values)
+    return found
+
+
 def _for_each(convert: Callable[[Any], Any], values: NDArray[Any]) -> NDArray[Any]:
     """A function of one value over an array, called once for each distinct one."""
     codes, distinct = pd.factorize(values, use_na_sentinel=False)

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from tileserver.render import columns, features
@@ -70,7 +69,7 @@ def _chosen(layer: Layer, table: Table) -> NDArray[np.intp]:
     drawn = np.isin(names.astype(str), _DRAWN[layer.type])
     if layer.filter is not None and not layer.filter.attributes:
         drawn &= evaluate(layer.filter, Table(len(names), {}, names, table.zoom)).true
-    shown = drawn[pd.Index(names).get_indexer(table.families)]
+    shown = drawn[columns.positions(table.families, names)]
     if layer.filter is not None and layer.filter.attributes:
         shown &= evaluate(layer.filter, table).true
     chosen = np.flatnonzero(shown)
