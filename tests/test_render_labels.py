@@ -59,7 +59,7 @@ def test_neighbouring_tiles_agree_on_every_label(scale: int) -> None:
     """Of a crowd of places four tiles put together are the picture that one twice the size would be, in
     whatever order their rows come."""
     random = np.random.default_rng(3)
-    places = shapely.points(random.uniform(-170, 170, 400), random.uniform(-80, 80, 400))
+    places = list(map(shapely.Point, random.uniform(-170, 170, 400), random.uniform(-80, 80, 400)))
     crowd = named(*places, names=[f"Town {number * 37 % 1000}" for number in range(400)])
 
     def tile(x: int, y: int) -> NDArray[np.int_]:
@@ -75,7 +75,7 @@ def test_neighbouring_tiles_agree_on_every_label(scale: int) -> None:
 
 
 def test_labels_do_not_cover_one_another() -> None:
-    """Of two places that are too near only the one with the lower key has its label, unless overlap is allowed."""
+    """Of two that are too near only the one with the lower key is shown, unless they may overlap."""
     near = named(shapely.Point(0, 0), shapely.Point(4, 1), names=["First", "Second"])
     alone = picture(near.iloc[1:], job(WORLD))
     order = {"symbol-sort-key": ["case", ["==", ["get", "name"], "Second"], 0, 1]}

@@ -19,16 +19,16 @@ from typing import Any, Final
 
 from tileserver import formats, styles
 from tileserver.errors import BadRequest, NotFound, UdfError, UnknownUdf
+from tileserver.own_styles import read_styles
 from tileserver.protocol import Bundle, Json, Source
 from tileserver.signature import BrokenSource, NotAUdf, Signature, neighbours, read
-from tileserver.styles import Style, StyleFault
+from tileserver.styles import StyleFault, Styles
 from tileserver.udf import Mode, Udf, UdfSettings
 
 DEFAULT_CANVAS: Final = "default"  # where clients of Fused look when no canvas is named
 CANVAS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 MAX_FILES: Final = 10_000
 MAX_SOURCE: Final = 4 * 1024 * 1024
-MAX_STYLE: Final = 1024 * 1024
 
 # Fused's names of how a UDF is meant; "vector_single" is called with what a map shows, so it has tiles too.
 _HINTS: Final[Mapping[str, Mode]] = {"vector_tile": "tile", "raster": "tile", "vector_single_none": "single"}
@@ -345,28 +345,12 @@ class _Reader:
             self.problems.append(Problem("canvas.toml", f"unknown key {key!r}"))
         return table
 
-    def _styles(self) -> dict[str, Style | StyleFault]:
-        """The canvas's own styles by name, or what is wrong with them."""
-        found: dict[str, Style | StyleFault] = {}
-        for path in self.stamps:
-            folder, _, file = path.partition("/")
-            name = file.removesuffix(".json")
-            if folder != "styles" or name == file or not CANVAS_NAME.fullmatch(name):
-                continue
-            try:
-                found[name] = self._style(path, name)
-            except StyleFault as fault:
-                found[name] = fault
-                self.problems.append(Problem(path, fault.message))
+    def _styles(self) -> Styles:
+        found = read_styles(self.folder, self.stamps)
+        for name, style in found.items():
+            if isinstance(style, StyleFault):
+                self.problems.append(Problem(f"styles/{name}.json", style.message))
         return found
-
-    def _style(self, path: str, name: str) -> Style:
-        if self.stamps[path][2] > MAX_STYLE:
-            raise StyleFault("", f"is larger than {MAX_STYLE} bytes")
-        try:
-            return styles.read((self.folder / path).read_bytes(), name)
-        except OSError as error:
-            raise StyleFault("", f"can't be read: {error}") from None
 
     # -- what they make
 

@@ -174,7 +174,7 @@ class Call:
             nested=self.caller.nested,
             time_limit=self.time_limit,
             deadline=self.caller.deadline,
-            style=None if self.style is None else json.dumps(dict(self.style.document)),
+            style=None if self.style is None else self.style.text,
         )
 
 

@@ -138,13 +138,31 @@ def _chosen(choices: Sequence[tuple[Flags, Values]], otherwise: Values) -> Value
     """For each feature the first value whose condition holds, else the last."""
     result = otherwise
     for condition, values in reversed(choices):
-        result = Values(
-            np.where(condition, values.tags, result.tags),
-            np.where(condition, values.numbers, result.numbers),
-            np.where(condition, values.texts, result.texts),
-            np.where(condition[:, None], values.colours, result.colours),
-        )
+        if condition.all():
+            result = values
+        elif condition.any():
+            result = Values(
+                np.where(condition, values.tags, result.tags),
+                _merged(condition, values.numbers, result.numbers),
+                _merged(condition, values.texts, result.texts),
+                _merged(condition[:, None], values.colours, result.colours),
+            )
     return result
+
+
+def _merged(condition: Flags, values: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    """``np.where``, but for what neither has."""
+    return values if values is others else np.where(condition, values, others)
+
+
+def _taken(outputs: Sequence[Values], at: NDArray[np.intp]) -> Values:
+    """Of constants, the one at each feature's position."""
+    return Values(
+        np.concatenate([one.tags for one in outputs])[at],
+        np.concatenate([one.numbers for one in outputs])[at],
+        np.concatenate([one.texts for one in outputs])[at],
+        np.concatenate([one.colours for one in outputs])[at],
+    )
 
 
 def _case(node: Node, table: Table) -> Values:
@@ -164,9 +182,12 @@ def _match(node: Node, table: Table) -> Values:
     index = pd.Index(labels, dtype=object) if textual else pd.Index(np.array(labels, float))
     found = branches[index.get_indexer(data)]
     found = np.where(asked.has(TEXT if textual else NUMBER), found, -1)
+    outputs = [_evaluate(output, table) for output in node.args[1:]]
+    if all(output.is_constant for output in node.args[1:]):
+        return _taken(outputs, found).where(~asked.has(ERROR))  # what else is the last, at -1
     choices = [(asked.has(ERROR), Values.of(ERROR))]
-    choices += [(found == at, _evaluate(output, table)) for at, output in enumerate(node.args[1:-1])]
-    return _chosen(choices, _evaluate(node.args[-1], table))
+    choices += [(found == at, output) for at, output in enumerate(outputs[:-1])]
+    return _chosen(choices, outputs[-1])
 
 
 def _curve(node: Node, table: Table) -> Values:
@@ -177,8 +198,18 @@ def _curve(node: Node, table: Table) -> Values:
     asked = _evaluate(node.args[0], table)
     good = asked.has(NUMBER) & ~np.isnan(asked.numbers)
     place = np.searchsorted(np.array(labels), asked.numbers, side="right") - 1
-    choices = [(~good, Values.of(ERROR))]
     last = len(labels) - 1
+    if all(output.is_constant for output in node.args[1:]):
+        at = np.clip(place, 0, last)
+        low = _taken(outputs, at)
+        if node.op == "step":
+            return low.where(good)
+        # Below the first stop and from the last one on, nothing is added.
+        high = _taken(outputs, np.where(place < 0, 0, np.minimum(at + 1, last)))
+        ends = np.array([*labels, labels[-1] + 1.0])
+        inside = np.clip(asked.numbers, ends[at], ends[at + 1])
+        return _between(inside, base, (ends[at], ends[at + 1]), low, high).where(good)
+    choices = [(~good, Values.of(ERROR))]
     for at in np.unique(np.clip(place, 0, last)):
         inside = np.clip(place, 0, last) == at
         if node.op == "interpolate" and at < last and (place >= 0).any():
@@ -188,7 +219,7 @@ def _curve(node: Node, table: Table) -> Values:
     return _chosen(choices, Values.of(ERROR))
 
 
-def _between(asked: Any, base: float, labels: Sequence[float], low: Values, high: Values) -> Values:
+def _between(asked: Any, base: float, labels: Any, low: Values, high: Values) -> Values:
     length, along = labels[1] - labels[0], asked - labels[0]
     share = along / length if base == 1 else (np.power(base, along) - 1) / (np.power(base, length) - 1)
     numbers = low.numbers + share * (high.numbers - low.numbers)
@@ -282,6 +313,12 @@ def _to_colour(values: Values) -> Values:
     tags = np.where(known | values.has(COLOUR), COLOUR, NULL)
     tags = np.where(values.has(ERROR), ERROR, tags).astype(np.uint8)
     return Values(tags, colours=np.where(known[:, None], palette[codes], values.colours))
+
+
+def positions(values: NDArray[Any], among: NDArray[Any]) -> NDArray[np.intp]:
+    """Where each value is among others; -1 for those that aren't."""
+    found: NDArray[np.intp] = pd.Index(among).get_indexer(values)
+    return found
 
 
 def _for_each(convert: Callable[[Any], Any], values: NDArray[Any]) -> NDArray[Any]:

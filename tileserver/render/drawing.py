@@ -6,6 +6,7 @@ tiles meet without a seam. Agg blends straight alpha, so edges have no dark frin
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -35,9 +36,6 @@ Pixels = NDArray[np.uint8]
 # Pixels of the style around a picture: what is drawn at least, and where features are looked for.
 MARGIN: Final = 8
 FURTHEST: Final = 64
-# Dashes count from the beginning of a line, so that they go on in the next tile; of lines that are longer
-# (pixels) they count from the cut.
-LONGEST_DASHED: Final = 65536.0
 
 SINGLE_SIDE: Final = 512
 SINGLE_PADDING: Final = 12
@@ -82,6 +80,7 @@ def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
     return picture, facts if picture[3].any() else {**facts, "empty": True}
 
 
+@functools.lru_cache(maxsize=32)
 def _read(document: str) -> styles.Style:
     """The style of a job, which has been checked before it was sent."""
     return styles.read(document, "style")
@@ -242,7 +241,7 @@ class _Canvas:
             nothing = np.empty((0, 4))
             self._paths(paint, parts, paint.colours(paint.colour)[of], nothing, np.empty(0))
         else:
-            parts, of = self._clipped(geometry, whole_to=LONGEST_DASHED if paint.dash else 0.0)
+            parts, of = self._clipped(geometry)
             width = paint.lengths(paint.width)[of] * self.view.scale
             self._paths(paint, parts, np.empty((0, 4)), paint.colours(paint.colour)[of], width)
 
@@ -274,9 +273,9 @@ class _Canvas:
         """Pixels from the lower left corner of the canvas."""
         return (metres - self.bounds[:2]) / self.pixel
 
-    def _clipped(self, geometry: Geometries, whole_to: float = 0.0) -> tuple[Geometries, NDArray[np.intp]]:
+    def _clipped(self, geometry: Geometries) -> tuple[Geometries, NDArray[np.intp]]:
         """What lies on the canvas, and which of the geometries it is of. Cuts fall outside of the canvas,
-        where their strokes aren't seen; what is no longer than ``whole_to`` (pixels) is not cut."""
+        where their strokes aren't seen."""
         reach = self.margin * self.pixel
         west, south, east, north = self.bounds
         box = (west - reach, south - reach, east + reach, north + reach)
@@ -284,7 +283,6 @@ class _Canvas:
         near = np.flatnonzero((x0 <= box[2]) & (x1 >= box[0]) & (y0 <= box[3]) & (y1 >= box[1]))
         geometry = geometry[near]
         outside = ((x0 < box[0]) | (y0 < box[1]) | (x1 > box[2]) | (y1 > box[3]))[near]
-        outside &= shapely.length(geometry) > whole_to * self.pixel
         if not outside.any():
             return geometry, near
         try:

@@ -61,8 +61,8 @@ class _Placed:
 
 
 def _snapped(place: float) -> float:
-    """An eighth of a pixel: tiles that show the same label get places that differ by a rounding, and where these are
-    split is where hardly any place lies."""
+    """An eighth of a pixel: places of the same label in two tiles differ by a rounding, and hardly any lies
+    where eighths are split."""
     return round(place * 8 + 0.0137) / 8
 
 

@@ -65,10 +65,14 @@ def _table(
 
 def _chosen(layer: Layer, table: Table) -> NDArray[np.intp]:
     """The features that a layer draws, in the order of its sort key."""
-    drawn = np.isin(table.families.astype(str), _DRAWN[layer.type])
-    if layer.filter is not None:
-        drawn &= evaluate(layer.filter, table).true
-    chosen = np.flatnonzero(drawn)
+    names = np.array(_DRAWN["symbol"], object)
+    drawn = np.isin(names.astype(str), _DRAWN[layer.type])
+    if layer.filter is not None and not layer.filter.attributes:
+        drawn &= evaluate(layer.filter, Table(len(names), {}, names, table.zoom)).true
+    shown = drawn[columns.positions(table.families, names)]
+    if layer.filter is not None and layer.filter.attributes:
+        shown &= evaluate(layer.filter, table).true
+    chosen = np.flatnonzero(shown)
     key = _numbers(layer, f"{layer.type}-sort-key", table, chosen)
     if isinstance(key, float):
         return chosen

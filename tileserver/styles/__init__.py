@@ -34,8 +34,9 @@ _FOLDERS: Final = (Path(__file__).parent / "shipped", Path(__file__).parents[2] 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """A document that has been read. ``layers`` draw features, ``raster`` colours pictures; ``title`` and
-    ``unit`` are what the legend says. ``is_open`` says that it has parameters that only the data can fill."""
+    """A document that has been read, and its JSON ``text``. ``layers`` draw features, ``raster`` colours
+    pictures; ``title`` and ``unit`` are what the legend says. ``is_open`` says that it has parameters that
+    only the data can fill."""
 
     name: str
     title: str
@@ -44,6 +45,7 @@ class Style:
     raster: RasterPart
     unit: str
     document: Mapping[str, Any] = field(repr=False)
+    text: str = field(repr=False)
     digest: str
     given: Arguments = NO_ARGUMENTS
     is_open: bool = False
@@ -88,6 +90,7 @@ def parse(document: Any, name: str) -> Style:
         raster=raster.read_raster(about.get(raster.KEY)),
         unit=str(legend.get("unit", "")),
         document=document,
+        text=text,
         digest=hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
         is_open=bool(parameters.declared(document)),
     )
@@ -157,7 +160,13 @@ def _given(style: Style, given: Arguments) -> Style:
     still_open = parameters.left_open(style.document, given)
     if still_open:
         return replace(style, given=given)
-    made = parse(parameters.fill(style.document, given), style.name)
+    return _filled(style.text, style.name, given)
+
+
+@functools.lru_cache(maxsize=256)
+def _filled(text: str, name: str, given: Arguments) -> Style:
+    """Once for each reference: every request of a tile comes by here."""
+    made = parse(parameters.fill(json.loads(text), given), name)
     return replace(made, given=given, is_open=False)
 
 

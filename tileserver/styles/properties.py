@@ -29,7 +29,7 @@ class Property:
     @property
     def type(self) -> Type | None:
         """What an expression must give; None where there may be none."""
-        return self.kind if self.kind in {"number", "color", "formatted"} else None  # type: ignore[return-value]
+        return self.kind if self.kind in {"number", "color", "formatted"} else None
 
 
 _OPACITY: Final = Property("number", 1.0, 0.0, 1.0)
