@@ -1,7 +1,8 @@
 """Whether a tile gets dearer with what there is besides it: ``python -m benchmarks.serve --scaling``.
 
-Servers of the same UDF, alone and in a large workspace, take turns: processor time of the web process for a stored
-tile and for a run, and what a client sees. The tier in memory is off, so that each stored tile is read from disk.
+Servers of the same UDF, alone and in a large workspace, take turns: processor time of the web process for a
+stored tile and for a run, and what a client sees. The tier in memory is off, so that each stored tile is read
+from disk.
 """
 
 from __future__ import annotations

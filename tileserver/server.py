@@ -30,6 +30,7 @@ from tileserver.vault import Vault
 from tileserver.wire import Protocol
 
 _GRACE = 30
+_TURN = 0.0005  # seconds that a thread, as of the log, may compute before the event loop gets its turn
 
 
 def serve(
@@ -77,6 +78,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, announce: Call
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
+    sys.setswitchinterval(_TURN)
     with suppress(ImportError):
         import uvloop
 
