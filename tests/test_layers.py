@@ -65,7 +65,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "runs": (CORE, frozenset()),
     "metadata": (CORE, frozenset()),
     "coding": (CORE | {"cache"}, frozenset({"zstandard"})),
-    "cache": (CORE, frozenset({"diskcache", "xxhash"})),
+    "cache": (CORE, frozenset({"diskcache"})),
     "sandbox": (frozenset(), frozenset()),
     "executor": (CORE | {"sandbox"}, CORE_LIBRARIES),
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
@@ -76,7 +76,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
     "answers": (CORE | {"access", "cache", "coding", "metadata", "params"}, frozenset()),
     "responses": (
-        CORE | {"access", "answers", "metadata", "params", "pipeline", "requests"},
+        CORE | {"access", "answers", "cache", "metadata", "params", "pipeline", "requests"},
         SERVER_LIBRARIES,
     ),
     "front": (

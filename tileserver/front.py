@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tileserver import answers, pipeline
 from tileserver.access import Credentials, Grant
 from tileserver.answers import Asked, Choice, Pair, Terms
-from tileserver.cache import Cache, Head
+from tileserver.cache import Cache, Head, head_of
 from tileserver.canvas import Canvas
 from tileserver.coding import Coder
 from tileserver.edge import Manners, Pairs, line_facts, new_id, of_the_request
@@ -262,17 +262,17 @@ class Front:
         of one."""
         max_age = plan.terms.max_age
         if answers.may_be_known(asked):
-            head = cache.head(plan.key, tag=plan.tag, max_age=max_age)
+            head = cache.head(plan.key, max_age, tag=plan.tag)
             if head is None or answers.is_missing(head, plan.terms):
                 return None
             choice = answers.choose(asked, head)
             if choice.status == 304 or (asked.method == "HEAD" and choice.coding is None):
                 cache.count_hit()
                 return head, choice, None
-        stored = cache.stored(plan.key, tag=plan.tag, max_age=max_age)
+        stored = cache.peek(plan.key, max_age, tag=plan.tag)
         if stored is None:
             return None
-        head = stored.head
+        head = head_of(stored)
         if answers.is_missing(head, plan.terms):
             return None
         choice = answers.choose(asked, head)

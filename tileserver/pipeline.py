@@ -262,7 +262,7 @@ async def _stored(
     place = f"{key}/{visit.place}"
     if visit.partial and call.max_age == 0:
         return await services.recent.get_or_compute(place, run, tag=tag, max_age=_RECENT_AGE, leaving=leaving)
-    if visit.partial and (recent := services.recent.stored(place, tag=tag, max_age=_RECENT_AGE)):
+    if visit.partial and (recent := services.recent.peek(place, _RECENT_AGE, tag=tag)):
         return recent, "hit"
     stored, outcome = await services.cache.get_or_compute(
         key, run, tag=tag, max_age=call.max_age, leaving=leaving

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from tileserver import answers
 from tileserver.access import Grant
 from tileserver.answers import UDF_POLICY, Asked, Choice, Terms
+from tileserver.cache import head_of
 from tileserver.errors import InvalidBody, MethodNotAllowed, NotFound, TileServerError, UdfError
 from tileserver.metadata import metadata
 from tileserver.params import Call
@@ -36,7 +37,7 @@ async def respond(
     facts = request.state.facts
     facts["timings"].update(answer.timings)
     facts["cache"] = answer.outcome
-    stored, head = answer.stored, answer.stored.head
+    stored, head = answer.stored, head_of(answer.stored)
     terms = Terms.of(call, grant, dict(query_of(request)).get("_v"), http_max_age)
     if answers.is_missing(head, terms):
         return _missing(call, terms)

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from tileserver.cache.disk import DiskTier
+from tileserver.cache.heads import Head, Heads, head_of
 from tileserver.cache.memory import MemoryTier
 from tileserver.cache.recent import RecentTier
-from tileserver.cache.record import Head, Stored
+from tileserver.cache.record import Stored
 from tileserver.errors import ClientGone, UdfError, UdfKilled, UdfTimeout, without_output
 from tileserver.interest import Interest
 from tileserver.protocol import Encoded
 
-__all__ = ["Cache", "CacheTier", "Head", "Outcome", "Stored", "clear_disk", "disk_stats"]
+__all__ = ["Cache", "CacheTier", "Head", "Outcome", "Stored", "clear_disk", "disk_stats", "head_of"]
 
 Outcome = Literal["hit", "miss", "shared"]
 # Runs once; what it is given says whether anybody still waits for it.
@@ -39,8 +40,6 @@ class CacheTier(Protocol):
     """Keeps results by key; forgetting one at any time is allowed, returning a wrong one never."""
 
     def get(self, key: str) -> Stored | None: ...
-
-    def head(self, key: str) -> Head | None: ...
 
     def set(self, stored: Stored) -> None: ...
 
@@ -61,15 +60,18 @@ class _Flight(NamedTuple):
 
 
 class Cache:
-    """Used from one event loop. ``tiers`` come fastest first; ``keeps`` says which results are stored."""
+    """Used from one event loop. ``tiers`` come fastest first; ``keeps`` says which results are stored,
+    ``heads`` reads those of the last tier."""
 
     def __init__(
         self,
         *tiers: CacheTier,
         clock: Callable[[], float] = time.time,
         keeps: Callable[[Stored], bool] | None = None,
+        heads: Heads | None = None,
     ) -> None:
         self._tiers = tiers
+        self._heads = heads
         self._keeps = keeps or _is_storable
         self._clock = clock
         self._flights: dict[str, _Flight] = {}
@@ -80,7 +82,7 @@ class Cache:
     @classmethod
     def open(cls, folder: Path, disk_size: int, memory_size: int) -> Cache:
         """A memory tier in front of a disk tier in ``folder``; sizes are bytes."""
-        return cls(MemoryTier(memory_size, folder), DiskTier(folder, disk_size))
+        return cls(MemoryTier(memory_size, folder), DiskTier(folder, disk_size), heads=Heads(folder))
 
     @classmethod
     def recent(cls, size: int) -> Cache:
@@ -117,21 +119,24 @@ class Cache:
         flight.task.add_done_callback(lambda _: self._landed(key, flight))
         return self._counted(await _waited(flight, leaving), "miss")
 
-    def stored(self, key: str, *, tag: str, max_age: int) -> Stored | None:
+    def peek(self, key: str, max_age: int, *, tag: str) -> Stored | None:
         """What ``get_or_compute`` would answer with at once, counted as a hit; None where it would not."""
         stored = self._stored(f"{_prefix(tag)}{key}", max_age) if max_age else None
         if stored is not None:
             self._counts["hit"] += 1
         return stored
 
-    def head(self, key: str, *, tag: str, max_age: int) -> Head | None:
-        """The head of what ``stored`` would give, without reading a body; nothing is counted."""
+    def head(self, key: str, max_age: int, *, tag: str) -> Head | None:
+        """The head of what ``peek`` would give, without reading a body; nothing is counted."""
+        if max_age == 0:
+            return None
         key = f"{_prefix(tag)}{key}"
-        for tier in self._tiers if max_age else ():
-            head = tier.head(key)
-            if head is not None and self._is_fresh(head.created, max_age):
-                return head
-        return None
+        for tier in self._tiers if self._heads is None else self._tiers[:-1]:
+            stored = tier.get(key)
+            if stored is not None and self._is_fresh(stored.encoded.created, max_age):
+                return head_of(stored)
+        head = self._heads.get(key) if self._heads is not None else None
+        return head if head is not None and self._is_fresh(head.created, max_age) else None
 
     def count_hit(self) -> None:
         """Count an answer that ``head`` was enough for."""
@@ -199,6 +204,8 @@ class Cache:
         await asyncio.gather(*self._runs, return_exceptions=True)
         for tier in self._tiers:
             await asyncio.to_thread(tier.close)
+        if self._heads is not None:
+            self._heads.close()
 
     def _stored(self, key: str, max_age: int) -> Stored | None:
         for number, tier in enumerate(self._tiers):

@@ -20,8 +20,7 @@ from typing import Any, Final
 import diskcache
 from diskcache.core import MODE_BINARY, MODE_RAW, UNKNOWN
 
-from tileserver.cache.heads import Heads
-from tileserver.cache.record import Head, Stored, from_bytes, to_bytes
+from tileserver.cache.record import Stored, from_bytes, to_bytes
 
 log = logging.getLogger("tileserver.cache")
 
@@ -80,7 +79,6 @@ class DiskTier:
         self._reported: set[type[BaseException]] = set()
         self._counts = {"errors": 0, "dropped": 0}
         self._cache: diskcache.Cache | None = self._open()
-        self._heads = Heads(folder)
         self._queue: queue.SimpleQueue[tuple[str, bytes] | threading.Event | None] = queue.SimpleQueue()
         self._queued = 0
         self._lock = threading.Lock()
@@ -99,9 +97,6 @@ class DiskTier:
             self._report(error)
             return None
         return stored
-
-    def head(self, key: str) -> Head | None:
-        return self._heads.get(key) if self._cache is not None else None
 
     def set(self, stored: Stored) -> None:
         raw = to_bytes(stored)
@@ -144,7 +139,6 @@ class DiskTier:
         """Finish what is queued, then let go of the folder."""
         self._queue.put(None)
         self._writer.join(10)
-        self._heads.close()
         if self._cache is not None:
             with contextlib.suppress(*_TROUBLE):
                 self._cache.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tileserver.cache.disk import generation
-from tileserver.cache.record import Head, Stored
+from tileserver.cache.record import Stored
 
 _OVERHEAD: Final = 2048  # what a result costs besides its body
 _LOOK_EVERY: Final = 0.5
@@ -35,10 +35,6 @@ class MemoryTier:
         if stored is not None:
             self._held.move_to_end(key)
         return stored
-
-    def head(self, key: str) -> Head | None:
-        stored = self.get(key)
-        return stored.head if stored is not None else None
 
     def set(self, stored: Stored) -> None:
         cost = _cost(stored)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
-from tileserver.cache.record import Head, Stored
+from tileserver.cache.record import Stored
 
 KEPT: Final = 10.0  # seconds
 _MOST: Final = 256  # results
@@ -31,10 +31,6 @@ class RecentTier:
     def get(self, key: str) -> Stored | None:
         held = self._held.get(key)
         return held[0] if held is not None and self._clock() < held[1] else None
-
-    def head(self, key: str) -> Head | None:
-        stored = self.get(key)
-        return stored.head if stored is not None else None
 
     def set(self, stored: Stored) -> None:
         self._forget(stored.key)
