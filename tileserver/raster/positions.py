@@ -24,7 +24,9 @@ RADIUS: Final = 6378137.0
 CIRCUMFERENCE: Final = 2 * math.pi * RADIUS
 
 _DEGREES: Final = (8, 20)  # nodes along each axis: nearly always, and before giving up
-_TOLERANCE: Final = 1e-4  # pixels; off nearest by that, 0.02 % of pixels get their neighbour's value
+# Of a pixel, the raster's or the grid's, whichever is smaller: 0.02 % of nearest pixels are then a neighbour.
+_TOLERANCE: Final = 1e-4
+_TIE: Final = 1e-6
 _CHECKED: Final = 9  # points along each axis, edges included, at which the polynomial is compared
 
 Coordinates = NDArray[np.float64]
@@ -94,6 +96,9 @@ class Positions(NamedTuple):
 
     Both (height, width), or (1, width) and (height, 1). Not finite where a pixel has no place in the raster's
     system. ``step`` is how many of the raster's pixels one of the grid's takes, along an axis.
+
+    A place that falls between two pixels, as it does where grids align at half a pixel, is moved to the right
+    and down by so little that only rounding is: else that would decide for each pixel anew.
     """
 
     columns: Coordinates
@@ -106,15 +111,21 @@ def positions(source: Source, grid: Grid) -> Positions:
     x = np.arange(grid.width) + 0.5
     y = np.arange(grid.height) + 0.5
     if source.separable:
+        step = _separable_step(source, grid)
         columns, rows = _located(source, *grid.at(x[None, :], y[:, None]))
-        return Positions(columns, rows, _separable_step(source, grid))
-    known = _Check.of(source, grid)
-    for degree in _DEGREES:
-        found = known.polynomial(degree)
-        if found is not None:
-            return Positions(*found(x, y), known.step)
-    columns, rows = _located(source, *np.broadcast_arrays(*grid.at(x[None, :], y[:, None])))
-    return Positions(columns, rows, known.step)
+    else:
+        known = _Check.of(source, grid)
+        step = known.step
+        for degree in _DEGREES:
+            found = known.polynomial(degree)
+            if found is not None:
+                columns, rows = found(x, y)
+                break
+        else:
+            columns, rows = _located(source, *np.broadcast_arrays(*grid.at(x[None, :], y[:, None])))
+    columns += _TIE * min(1.0, step)
+    rows += _TIE * min(1.0, step)
+    return Positions(columns, rows, step)
 
 
 class Part(NamedTuple):
@@ -212,7 +223,8 @@ def _located(source: Source, x: Coordinates, y: Coordinates) -> tuple[Coordinate
     back = ~source.transform
     if back.b == 0 == back.d:
         return x * back.a + back.c, y * back.e + back.f
-    return x * back.a + y * back.b + back.c, x * back.d + y * back.e + back.f
+    with np.errstate(invalid="ignore"):  # no times infinity
+        return x * back.a + y * back.b + back.c, x * back.d + y * back.e + back.f
 
 
 def _separable_step(source: Source, grid: Grid) -> float:
@@ -258,7 +270,7 @@ class _Check(NamedTuple):
         if not all(np.isfinite(known).all() for known in (*values, *self[3:])):
             return None
         between = _weights(degree, self.along)
-        bound = _TOLERANCE * max(1.0, self.step)
+        bound = _TOLERANCE * min(1.0, self.step)
         for known, through in zip(self[3:], values, strict=True):
             if np.abs(between @ through @ between.T - known).max() > bound:
                 return None

@@ -136,29 +136,32 @@ def _part(wanted: _Wanted, part: Part) -> _Values | None:
     if source.period is not None:
         columns -= part.turn * source.period
     level = handles.overview(wanted.name, wanted.handle, step)
-    across, down = level.dataset.width / source.width, level.dataset.height / source.height
-    if level is not wanted.handle:
-        columns, rows = columns * across, rows * down
     size = {"width": level.dataset.width, "height": level.dataset.height}
+    if level is not wanted.handle:
+        columns *= size["width"] / source.width
+        rows *= size["height"] / source.height
     reach = _KERNELS.get(wanted.resampling)
-    margin = math.ceil(_REACH * max(1.0, step * across)) + 1 if reach is None else reach
+    margin = math.ceil(_REACH * max(1.0, step * size["width"] / source.width)) + 1 if reach is None else reach
     box = sampling.window(columns, rows, **size, margin=margin)
-    if box.empty:
+    if box is None:
         return None
     values, hidden = _read(wanted, level, box)
-    (high, wide) = values.shape[1:]
-    columns = (columns - box.left) * (wide / (box.right - box.left))
-    rows = (rows - box.top) * (high / (box.bottom - box.top))
+    (height, width) = values.shape[1:]
     if reach is None:
-        return _by_kernel(wanted, target, values, hidden, _moved(source, part, level, box, (wide, high)))
-    beyond = sampling.outside(columns, rows, width=wide, height=high)
-    if reach == 0:
+        return _by_kernel(wanted, target, values, hidden, _moved(source, part, level, box, (width, height)))
+    columns -= box.left
+    rows -= box.top
+    if (width, height) != (box.width, box.height):
+        columns *= width / box.width
+        rows *= height / box.height
+    if wanted.resampling == "nearest":
         found = sampling.nearest(values, columns, rows)
     else:
         found = sampling.bilinear(values, hidden, columns, rows)
     if hidden is not None:
         hidden = sampling.nearest(hidden, columns, rows)
-    if beyond is not None:
+    if not box.whole:
+        beyond = sampling.outside(columns, rows, width=width, height=height)
         hidden = beyond[None] if hidden is None else hidden | beyond
     return found, hidden
 
@@ -172,7 +175,7 @@ def _moved(source: Source, part: Part, level: Handle, box: Window, size: tuple[i
         * Affine.translation(turn, 0.0)
         * Affine.scale(across, down)
         * Affine.translation(box.left, box.top)
-        * Affine.scale((box.right - box.left) / size[0], (box.bottom - box.top) / size[1])
+        * Affine.scale(box.width / size[0], box.height / size[1])
     )
 
 
@@ -180,10 +183,9 @@ def _read(wanted: _Wanted, level: Handle, box: Window) -> _Values:
     """The pixels of a window, thinned out when they are too many."""
     window = ((box.top, box.bottom), (box.left, box.right))
     options: dict[str, Any] = {"window": window}
-    if box.pixels > _MOST_PIXELS:
-        thin = math.sqrt(box.pixels / _MOST_PIXELS)
-        shape = (math.ceil((box.bottom - box.top) / thin), math.ceil((box.right - box.left) / thin))
-        options["out_shape"] = shape
+    if box.width * box.height > _MOST_PIXELS:
+        thin = math.sqrt(box.width * box.height / _MOST_PIXELS)
+        options["out_shape"] = (math.ceil(box.height / thin), math.ceil(box.width / thin))
     values = level.dataset.read(wanted.bands, **_shaped(options, len(wanted.bands)))
     return values, _hidden(wanted, level, values, options)
 

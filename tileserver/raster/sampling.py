@@ -17,85 +17,79 @@ Bands = NDArray[Any]
 Flags = NDArray[np.bool_]
 Index = NDArray[np.intp]
 
-# Ties between two pixels, which rounding would decide anew for each: the right and the lower one.
-_TIE: Final = 1e-6
 _CHUNK: Final = 8192  # pixels at a time, so that what lies between stays in the processor's cache
 
 
 class Window(NamedTuple):
-    """Columns and rows of a raster, ends excluded."""
+    """Columns and rows of a raster, ends excluded; ``whole`` says that no position lies outside of it."""
 
     left: int
     top: int
     right: int
     bottom: int
+    whole: bool
 
     @property
-    def pixels(self) -> int:
-        return (self.right - self.left) * (self.bottom - self.top)
+    def width(self) -> int:
+        return self.right - self.left
 
     @property
-    def empty(self) -> bool:
-        return self.left >= self.right or self.top >= self.bottom
+    def height(self) -> int:
+        return self.bottom - self.top
 
 
-def window(columns: Coordinates, rows: Coordinates, *, width: int, height: int, margin: int) -> Window:
-    """What must be read of a raster of this size to sample it there, with a margin of pixels around."""
-    left, right = _span(columns, width, margin)
-    top, bottom = _span(rows, height, margin)
-    return Window(left, top, right, bottom)
-
-
-def _span(values: Coordinates, count: int, margin: int) -> tuple[int, int]:
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        finite = values[np.isfinite(values)]
-        if finite.size == 0:
-            return 0, 0
-        low, high = float(finite.min()), float(finite.max())
-    low, high = max(low, -_TIE), min(high, count - _TIE)
-    if low > high:
-        return 0, 0
-    return max(0, int(low + _TIE) - margin), min(count, int(high + _TIE) + 1 + margin)
-
-
-def outside(columns: Coordinates, rows: Coordinates, *, width: int, height: int) -> Flags | None:
-    """Which positions lie outside of a raster of this size; None when none does."""
-    across, down = _outside(columns, width), _outside(rows, height)
+def window(
+    columns: Coordinates, rows: Coordinates, *, width: int, height: int, margin: int
+) -> Window | None:
+    """What must be read of a raster of this size to sample it there, with a margin of pixels around; None
+    when all positions lie outside."""
+    across, down = _span(columns, width, margin), _span(rows, height, margin)
     if across is None or down is None:
-        found = down if across is None else across
-        return None if found is None else np.broadcast_to(found, np.broadcast(columns, rows).shape)
-    return across | down
-
-
-def _outside(values: Coordinates, count: int) -> Flags | None:
-    if values.min() >= -_TIE and values.max() < count - _TIE:  # not so when there is a NaN
         return None
-    return ~((values >= -_TIE) & (values < count - _TIE))
+    return Window(across[0], down[0], across[1], down[1], across[2] and down[2])
 
 
-def _pixels(values: Coordinates, count: int) -> Index:
-    """The pixel on which each position falls; the nearest one for a position that is outside."""
-    with np.errstate(invalid="ignore"):
-        found = (values + _TIE).astype(np.intp)
-    return np.clip(found, 0, count - 1, out=found)
+def _span(values: Coordinates, count: int, margin: int) -> tuple[int, int, bool] | None:
+    low, high = float(values.min()), float(values.max())
+    whole = low >= 0 and high < count  # not so when there is a NaN
+    if not whole:
+        found = values[_inside(values, count)]
+        if found.size == 0:
+            return None
+        low, high = float(found.min()), float(found.max())
+    return max(0, int(low) - margin), min(count, int(high) + 1 + margin), whole
+
+
+def outside(columns: Coordinates, rows: Coordinates, *, width: int, height: int) -> Flags:
+    """Which positions lie outside of a raster of this size."""
+    return ~(_inside(columns, width) & _inside(rows, height))
+
+
+def _inside(values: Coordinates, count: int) -> Flags:
+    return (values >= 0) & (values < count)
+
+
+def _pixels(values: Coordinates) -> Index:
+    with np.errstate(invalid="ignore"):  # what has no place is hidden, whatever pixel it falls on
+        return values.astype(np.intp)
 
 
 def nearest(bands: Bands, columns: Coordinates, rows: Coordinates) -> Bands:
-    """``bands`` (…, height, width) at positions counted in its pixels, without a copy where they are just
-    its pixels in their order."""
+    """``bands`` (…, height, width) at positions counted in its pixels, any value where they are outside.
+
+    Without a copy where they are just its pixels in their order.
+    """
     height, width = bands.shape[-2:]
-    across, down = _pixels(columns, width), _pixels(rows, height)
-    if across.shape[0] == 1 and down.shape[1] == 1:
-        result = bands
-        for axis, index in ((-2, down[:, 0]), (-1, across[0])):
-            result = _take(result, index, axis)
-        return result
-    flat = down * width + across
-    shape = bands.shape[:-2]
-    result = np.empty((*shape, *flat.shape), bands.dtype)
-    for source, target in zip(bands.reshape(-1, height * width), result.reshape(-1, *flat.shape), strict=True):
-        np.take(source, flat, out=target, mode="wrap")  # in range: the mode that doesn't check is faster
+    across, down = _pixels(columns), _pixels(rows)
+    if len(across) == 1 and down.shape[1] == 1:
+        for axis, index, count in ((-2, down[:, 0], height), (-1, across[0], width)):
+            bands = _take(bands, np.clip(index, 0, count - 1), axis)
+        return bands
+    down *= width
+    down += across
+    result = np.empty((*bands.shape[:-2], *down.shape), bands.dtype)
+    for source, target in zip(bands.reshape(-1, height * width), result.reshape(-1, *down.shape), strict=True):
+        np.take(source, down, out=target, mode="clip")
     return result
 
 
@@ -114,6 +108,10 @@ def bilinear(bands: Bands, hidden: Flags | None, columns: Coordinates, rows: Coo
     """
     if _on_centres(columns) and _on_centres(rows):
         return nearest(bands, columns, rows)
+    short = [(0, 0), *((0, int(count == 1)) for count in bands.shape[1:])]
+    if any(more for _, more in short):  # two pixels along each axis, to be between them
+        bands = np.pad(bands, short, mode="edge")
+        hidden = None if hidden is None else np.pad(hidden, short, mode="edge")
     weights = None if hidden is None else ~hidden
     layers = bands if hidden is None else np.where(hidden, bands.dtype.type(0), bands)
     shape = np.broadcast(columns, rows).shape
@@ -136,13 +134,13 @@ def _blend(
     layers: Bands, weights: Flags | None, columns: Coordinates, rows: Coordinates, result: Bands
 ) -> None:
     height, width = layers.shape[1:]
-    (left, right, across), (top, bottom, down) = _between(columns, width), _between(rows, height)
     kind = np.result_type(layers.dtype, np.float32)
-    corners = (top * width + left, top * width + right, bottom * width + left, bottom * width + right)
-    shares = across.astype(kind), down.astype(kind)
-    divisors = None if weights is None else [_mixed(layer.reshape(-1), corners, shares) for layer in weights]
+    (left, across), (top, down) = _between(columns, width, kind), _between(rows, height, kind)
+    corner = top * width + left
+    corners = (corner, corner + 1, corner + width, corner + (width + 1))
+    divisors = None if weights is None else [_mixed(layer, corners, across, down) for layer in weights]
     for number, (layer, target) in enumerate(zip(layers, result, strict=True)):
-        mixed = _mixed(layer.reshape(-1), corners, shares)
+        mixed = _mixed(layer, corners, across, down)
         if divisors is not None:
             divisor = divisors[number % len(divisors)]
             np.divide(mixed, divisor, out=mixed, where=divisor > 0)
@@ -151,17 +149,20 @@ def _blend(
         np.copyto(target, mixed, casting="unsafe")
 
 
-def _between(values: Coordinates, count: int) -> tuple[Index, Index, Coordinates]:
-    """The pixels before and after each position, and how far it is on the way; at the edges the last one."""
-    values = np.nan_to_num(np.clip(values - 0.5, 0.0, count - 1.0))
-    before = values.astype(np.intp)
-    return before, np.minimum(before + 1, count - 1), values - before
+def _between(values: Coordinates, count: int, kind: Any) -> tuple[Index, Any]:
+    """The pixel before each position, and the share of the next one; at the edges there is only one."""
+    values = values - 0.5
+    np.fmax(values, 0.0, out=values)
+    np.fmin(values, count - 1.0, out=values)
+    before = np.minimum(values.astype(np.intp), count - 2)
+    values -= before
+    return before, values.astype(kind)
 
 
-def _mixed(layer: Bands, corners: tuple[Index, ...], shares: tuple[Any, Any]) -> Bands:
-    across, down = shares
+def _mixed(layer: Bands, corners: tuple[Index, ...], across: Any, down: Any) -> Bands:
+    pixels = layer.reshape(-1)
     first, second, third, fourth = (
-        layer.take(corner, mode="wrap").astype(across.dtype, copy=False) for corner in corners
+        pixels.take(corner, mode="wrap").astype(across.dtype, copy=False) for corner in corners
     )
     for left, right in ((first, second), (third, fourth)):
         right -= left
