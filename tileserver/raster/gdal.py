@@ -69,7 +69,7 @@ def warped(
 def warped_file(
     handle: Handle, grid: Grid, *, bands: tuple[int, ...], nodata: float | None, resampling: str
 ) -> tuple[NDArray[Any], Flags]:
-    """``bands`` of a file with control points on a grid, and what is visible, (bands, height, width).
+    """``bands`` of a file with control points on a grid, and what is hidden, both (bands, height, width).
 
     :raises ValueError: when it has none either.
     """
@@ -92,7 +92,9 @@ def warped_file(
         resampling=Resampling[resampling],
         **options,
     ) as warp:
-        return warp.read(bands), warp.read_masks(bands) > 0
+        values: NDArray[Any] = warp.read(bands)
+        hidden: Flags = warp.read_masks(bands) == 0
+    return values, hidden | np.isnan(values) if values.dtype.kind in "fc" else hidden
 
 
 def _as_type(values: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:

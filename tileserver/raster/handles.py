@@ -44,6 +44,8 @@ class Handle:
     """
 
     dataset: Any
+    width: int
+    height: int
     source: Source | None
     bands: tuple[int, ...]
     nodata: float | None
@@ -130,6 +132,8 @@ def _handle(dataset: Any, stamp: object) -> Handle:
     placed = placed or (dataset.crs is not None and not dataset.gcps[0] and dataset.rpcs is None)
     return Handle(
         dataset,
+        dataset.width,
+        dataset.height,
         Source(_text(dataset.crs), dataset.transform, dataset.width, dataset.height) if placed else None,
         bands,
         dataset.nodata,

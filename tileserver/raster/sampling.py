@@ -144,8 +144,11 @@ def _blend(
         if divisors is not None:
             divisor = divisors[number % len(divisors)]
             np.divide(mixed, divisor, out=mixed, where=divisor > 0)
-        if target.dtype.kind in "iu":
+        if target.dtype.kind in "biu":
             np.rint(mixed, out=mixed)
+        if target.dtype.kind in "iu" and target.dtype.itemsize == 8:  # whose limits aren't floats
+            limits = np.iinfo(target.dtype)
+            np.clip(mixed, limits.min, np.nextafter(float(limits.max), 0), out=mixed)
         np.copyto(target, mixed, casting="unsafe")
 
 
