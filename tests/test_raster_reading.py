@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
@@ -294,3 +297,413 @@ def test_what_is_hidden_is_what_rio_tiler_hides(
         assert (hidden != beside).mean() < 0.025
     both = ~hidden & ~beside
     assert np.median(np.abs(found.data.astype(float) - expected.data)[both]) <= 1
+
+
+def test_a_value_given_as_nodata_wins_over_the_files(tmp_path: Path) -> None:
+    """And hides band by band, as rasterio does."""
+    bands = np.stack([np.full((50, 50), 7), np.full((50, 50), 9)]).astype(np.uint8)
+    path = write(tmp_path / "a.tif", bands, "EPSG:4326", from_bounds(0, 0, 10, 10, 50, 50), nodata=9)
+
+    found = raster.read(path, [1, 1, 2, 2], nodata=7).array
+
+    assert found.mask[0].all() and not found.mask[1].any()
+
+
+# -- every file
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64", "complex64"]
+)
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear"])
+def test_every_dtype_stays_what_it_is(tmp_path: Path, dtype: str, resampling: str) -> None:
+    """Values and dtype; scale and offset are left alone."""
+    bands = np.full((2, 50, 60), 100, dtype)
+    path = write(tmp_path / "a.tif", bands, "EPSG:32633", from_bounds(*PLACES["utm"][1], 60, 50))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (0.5, 0.5), (10, 10)
+
+    found = raster.read(path, tile_in("utm", 0.5, 0.5, 9), resampling=resampling).array
+
+    assert found.dtype == dtype and (found == 100).all() and not np.ma.is_masked(found)
+
+
+@pytest.mark.parametrize("turned", [0, 30, 90, 180])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_any_affine_transform(tmp_path: Path, turned: float, flipped: bool) -> None:
+    """Rotated grids, and those whose first row is the southern one."""
+    size = Affine.scale(1000, 1000 if flipped else -1000)
+    path = write(
+        tmp_path / "a.tif",
+        numbered(),
+        "EPSG:32633",
+        Affine.translation(500000, 5300000) * Affine.rotation(turned) * size,
+    )
+    with rasterio.open(path) as file:
+        x, y = file.transform * (100, 100)
+        longitude, latitude = Transformer.from_crs(32633, 4326, always_xy=True).transform(x, y)
+    for zoom in (5, 8, 11):
+        tile = mercantile.tile(longitude, latitude, zoom)
+
+        found = raster.read(path, tile).array
+
+        assert off(found, exact(path, mercantile.xy_bounds(tile))) <= 0.0002
+        assert found.count() > 100
+
+
+def with_control_points(folder: Path) -> Path:
+    """A rotated raster placed by control points in degrees, and without a transform; one with it beside it."""
+    place = Affine.translation(10, 50) * Affine.rotation(20) * Affine.scale(0.02, -0.02)
+    points = [
+        GroundControlPoint(row, column, *(place * (column, row)), 0)
+        for row in (0, 115, HEIGHT)
+        for column in (0, 155, WIDTH)
+    ]
+    path = write(folder / "gcps.tif", COLOURS, None, Affine.identity())
+    with quiet(), rasterio.open(path, "r+") as file:
+        file.gcps = (points, rasterio.CRS.from_epsg(4326))
+    write(folder / "placed.tif", COLOURS, "EPSG:4326", place)
+    return path
+
+
+def test_control_points_place_a_file(tmp_path: Path) -> None:
+    """As an affine transform does that says the same."""
+    path = with_control_points(tmp_path)
+    tile = mercantile.tile(11, 49, 6)
+
+    found = raster.read(path, tile).array
+
+    expected = raster.read(tmp_path / "placed.tif", tile).array
+    assert 1000 < found.count() < found.size
+    assert (np.ma.getmaskarray(found) != np.ma.getmaskarray(expected)).mean() < 0.01
+    assert np.ma.median(np.ma.abs(found.astype(int) - expected.astype(int))) <= 1
+
+
+def test_rational_polynomials_place_a_file(tmp_path: Path) -> None:
+    """What satellite scenes come with: as rio-tiler's warp puts it."""
+    one = " ".join(["1"] + ["0"] * 19)
+    line, sample = (" ".join("1" if n == at else "0" for n in range(20)) for at in (2, 1))
+    path = write(tmp_path / "a.tif", COLOURS, None, Affine.identity())
+    with quiet(), rasterio.open(path, "r+") as file:
+        file.update_tags(
+            ns="RPC",
+            **{"LINE_OFF": "115", "SAMP_OFF": "155", "LAT_OFF": "45", "LONG_OFF": "10", "HEIGHT_OFF": "0"},
+            **{"LINE_SCALE": "115", "SAMP_SCALE": "155", "LAT_SCALE": "-1", "LONG_SCALE": "2"},
+            **{"HEIGHT_SCALE": "500", "LINE_NUM_COEFF": line, "LINE_DEN_COEFF": one},
+            **{"SAMP_NUM_COEFF": sample, "SAMP_DEN_COEFF": one},
+        )
+
+    found = raster.read(path, [8, 44, 12, 46], size=310).array
+
+    middle = found[:, found.shape[1] // 2, 155].astype(int)
+    assert found.count() > 0.95 * found.size
+    assert np.abs(middle - COLOURS[:, 115, 155].astype(int)).max() <= 2
+
+
+def test_a_file_that_says_nothing_is_an_error_that_does(tmp_path: Path) -> None:
+    """No CRS, no control points."""
+    path = write(tmp_path / "a.tif", COLOURS, None, Affine.identity())
+
+    with pytest.raises(ValueError, match="does not say where it lies"):
+        raster.read(path, (0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"area": [9, 0, 1]}, "outside the matrix"),
+        ({"area": "here"}, "an area is bounds"),
+        ({"area": [1, 1, 1, 2]}, "no extent"),
+        ({"area": [0, 89, 1, 90]}, "no extent"),
+        ({"bands": 4}, "bands 1 to 3"),
+        ({"bands": []}, "bands 1 to 3"),
+        ({"resampling": "sharp"}, "none of nearest, bilinear"),
+        ({"size": 0}, "size is one or more pixels"),
+    ],
+)
+def test_a_wrong_argument_says_what_is_taken(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    """Before anything is read."""
+    path = with_nothing_hidden(tmp_path)
+
+    with pytest.raises(Exception, match=said):
+        raster.read(path, **{"area": (0, 0, 0), **options})
+
+
+def test_bands_come_in_the_order_wanted(tmp_path: Path) -> None:
+    """Numbers from 1; an alpha band counts when it is named."""
+    path, tile = with_alpha(tmp_path), tile_in("utm", 0.5, 0.5, 8)
+
+    every = raster.read(path, tile).array
+    some = raster.read(path, tile, bands=[3, 1]).array
+
+    assert every.shape[0] == 3 and np.ma.allequal(some, every[[2, 0]])
+    assert raster.read(path, tile, bands=4).array.data.max() == 255
+
+
+# -- where it lies, and at which resolution
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear", "cubic"])
+@pytest.mark.parametrize("tile", [(0, 0, 3), (16383, 16383, 14), (1 << 23, 1 << 23, 24)])
+def test_outside_of_the_file_all_is_masked(tmp_path: Path, tile: Any, resampling: str) -> None:
+    """In the shape and dtype that is asked for."""
+    found = raster.read(with_nothing_hidden(tmp_path), tile, size=64, resampling=resampling).array
+
+    assert found.shape == (3, 64, 64) and found.dtype == np.uint8 and found.mask.all()
+
+
+@given(zoom=st.integers(0, 12))
+def test_an_overview_is_read_that_has_a_pixel_for_each(pyramid: Path, zoom: int) -> None:
+    """The coarsest that does: at its own resolution the result is exact."""
+    tile = tile_in("utm", 0.5, 0.5, zoom)
+    bounds = mercantile.xy_bounds(tile)
+    # Of 250 m on the ground a pixel, which web Mercator stretches by 1.5 at 48 degrees north.
+    step = (bounds.right - bounds.left) / 256 / 1.5 / 250
+    level = next((n for n in (2, 1, 0) if 2 ** (n + 1) <= step), None)
+
+    found = raster.read(pyramid, tile).array
+
+    assert off(found, exact(pyramid, bounds, level=level)) <= 0.0002
+
+
+@pytest.fixture(scope="module")
+def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With overviews of 2, 4 and 8."""
+    band = numbered(1600, 1200)
+    place = from_bounds(*PLACES["utm"][1], 1600, 1200)
+    return write(tmp_path_factory.mktemp("pyramid") / "a.tif", band, "EPSG:32633", place, overviews=(2, 4, 8))
+
+
+def test_a_huge_window_without_overviews_is_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more pixels are held than a bound, and the picture is the same to a pixel of the result."""
+    band = (np.add.outer(np.arange(900), np.arange(1200)) // 10).astype(np.int16)[None]
+    path = write(tmp_path / "a.tif", band, "EPSG:32633", from_bounds(*PLACES["utm"][1], 1200, 900))
+    tile = tile_in("utm", 0.5, 0.5, 5)
+    whole = raster.read(path, tile, size=64).array
+    monkeypatch.setattr("tileserver.raster.reading._MOST_PIXELS", 300 * 300)
+
+    thin = raster.read(path, tile, size=64).array
+
+    assert (thin.mask != whole.mask).mean() < 0.02
+    assert np.ma.max(np.ma.abs(thin - whole)) <= 2
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear"])
+def test_an_aligned_file_is_read_without_resampling(tmp_path: Path, resampling: str) -> None:
+    """Bit for bit the file's pixels, at its own zoom and at its overview's."""
+    box = mercantile.xy_bounds(mercantile.Tile(530, 350, 10))
+    path = write(
+        tmp_path / "a.tif", numbered(1024, 1024), "EPSG:3857", from_bounds(*box, 1024, 1024), overviews=(2, 4)
+    )
+    with rasterio.open(path) as file:
+        own, coarse = file.read(), file.read(out_shape=(1, 256, 256))
+
+    found = raster.read(path, (530 * 4 + 1, 350 * 4 + 2, 12), resampling=resampling).array
+    above = raster.read(path, (530, 350, 10), resampling=resampling).array
+
+    assert np.array_equal(found, own[:, 512:768, 256:512]) and not np.ma.is_masked(found)
+    assert np.array_equal(above, coarse)
+
+
+def test_bounds_over_the_antimeridian(places: dict[str, Path]) -> None:
+    """West may exceed east, or go on beyond 180: the same picture of both sides."""
+    for name in ("degrees over the antimeridian", "utm over the antimeridian", "degrees of the whole Earth"):
+        south, north = (14.0, 17.5) if "utm" in name else (-15.0, -5.0)
+        beyond = raster.read(places[name], [179, south, 181, north])
+        across = raster.read(places[name], [179, south, -179, north])
+
+        assert np.ma.allequal(beyond.array, across.array)
+        assert beyond.array.count() > 0.8 * beyond.array.size
+        assert off(beyond.array, exact(places[name], beyond.bounds, 256, beyond.array.shape[1])) <= 0.0002
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear", "cubic", "average"])
+def test_bounds_give_what_rio_tiler_gives(tmp_path: Path, resampling: str) -> None:
+    """Size, place and picture of an area that is no tile; the height follows from the area."""
+    path, area = with_nothing_hidden(tmp_path), [13.2, 47.6, 15.1, 48.9]
+    with quiet(), Reader(str(path)) as reader:
+        kernel: Any = resampling
+        expected = reader.part(
+            tuple(area), dst_crs="EPSG:3857", width=300, resampling_method=kernel, reproject_method=kernel
+        )
+
+    found = raster.read(path, area, size=300, resampling=resampling)
+
+    assert abs(found.array.shape[1] - expected.height) <= 1
+    assert np.allclose(found.bounds, expected.bounds, atol=0.01)
+    high = min(found.array.shape[1], expected.height)
+    apart = np.abs(found.array[:, :high].astype(int) - expected.array[:, :high].astype(int))
+    assert np.percentile(apart.filled(0), 99) <= 2
+
+
+def test_every_way_to_say_an_area(tmp_path: Path) -> None:
+    """A tile, x y z, its bounds, a box and frames: the same pixels."""
+    import geopandas as gpd
+    import shapely
+
+    path, tile = with_nothing_hidden(tmp_path), tile_in("utm", 0.5, 0.5, 8)
+    box = shapely.box(*mercantile.bounds(tile))
+    frame = gpd.GeoDataFrame(geometry=[box], crs=4326)
+    expected = raster.read(path, tile)
+
+    for area in (
+        *((tile.x, tile.y, tile.z), list(mercantile.bounds(tile)), box, frame, frame.to_crs(3857)),
+        frame.assign(x=tile.x, y=tile.y, z=tile.z),
+    ):
+        found = raster.read(path, area)
+        assert np.ma.allequal(found.array, expected.array, fill_value=False)
+        assert np.allclose(found.bounds, expected.bounds)
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear", "cubic"])
+def test_a_buffer_goes_around_and_comes_off(tmp_path: Path, resampling: str) -> None:
+    """Neighbours of a tile's pixels, and then the tile as it is without."""
+    path, tile = with_nothing_hidden(tmp_path), tile_in("utm", 0.4, 0.5, 9)
+    plain = raster.read(path, tile, resampling=resampling)
+
+    wide = raster.read(path, tile, buffer=3, resampling=resampling)
+    cropped = wide.cropped(3)
+
+    assert wide.array.shape == (3, 262, 262)
+    apart = np.abs(cropped.array.astype(int) - plain.array.astype(int))
+    assert apart.max() <= (1 if resampling == "cubic" else 0)
+    assert np.allclose(cropped.bounds, plain.bounds)
+
+
+def test_another_array_takes_the_place(tmp_path: Path) -> None:
+    """Of the same height and width only; metres are those on the ground."""
+    found = raster.read(with_nothing_hidden(tmp_path), [14, 47.9, 14.5, 48.1])
+
+    shown = found.with_array(found.array[0] > 100)
+
+    assert shown.bounds == found.bounds and shown.transform == found.transform
+    assert abs(found.pixel_size * 256 - 37200) < 200  # half a degree at 48 degrees north
+    with pytest.raises(ValueError, match="doesn't fit"):
+        found.with_array(found.array[:, 1:])
+
+
+# -- handles
+
+
+def open_files(folder: Path) -> list[str]:
+    links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+    targets = [os.readlink(link) for link in links if link.is_symlink()]
+    return [target for target in targets if target.startswith(str(folder))]
+
+
+def test_a_file_stays_open_and_is_opened_anew_when_it_has_changed(tmp_path: Path) -> None:
+    """By its size or time, its mask's and overviews' too; replaced as a whole or in place."""
+    path, tile = with_nothing_hidden(tmp_path), tile_in("utm", 0.5, 0.5, 8)
+    first = raster.read(path, tile).array
+    assert len(open_files(tmp_path)) == 1
+
+    other = write(tmp_path / "b.tif", 255 - COLOURS, "EPSG:32633", UTM)
+    other.replace(path)
+    second = raster.read(path, tile).array
+    with_a_mask_beside_it(tmp_path)
+    third = raster.read(path, tile_in("utm", 0.1, 0.1, 8)).array
+
+    assert np.array_equal(second, 255 - first) and np.ma.is_masked(third)
+    assert len([name for name in open_files(tmp_path) if name.endswith(".tif")]) == 1
+
+
+def test_so_many_files_stay_open_and_no_more(tmp_path: Path) -> None:
+    """The least recently read ones go, overviews among them; all of them when that is asked for."""
+    tile = tile_in("utm", 0.5, 0.5, 6)
+    for number in range(20):
+        (tmp_path / str(number)).mkdir()
+        raster.read(with_overviews_of_its_mask(tmp_path / str(number)), tile, size=64)
+
+    held = open_files(tmp_path)
+    handles.close()
+
+    assert len(held) == 24 and any("/19/" in name for name in held) and not any("/0/" in n for n in held)
+    assert not open_files(tmp_path)
+
+
+def test_threads_have_handles_of_their_own(tmp_path: Path) -> None:
+    """GDAL's belong to one thread; those of a thread close with it."""
+    path, tile = with_nothing_hidden(tmp_path), tile_in("utm", 0.5, 0.5, 8)
+    expected = raster.read(path, tile).array
+    found: list[Any] = []
+
+    def work() -> None:
+        found.extend(raster.read(path, tile).array for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(found) == 20 and all(np.array_equal(one, expected) for one in found)
+    assert len(open_files(tmp_path)) == 1
+
+
+def test_a_file_that_is_not_there_is_rasterios_error(tmp_path: Path) -> None:
+    """With its own message."""
+    with pytest.raises(rasterio.errors.RasterioIOError, match=r"none\.tif"):
+        raster.read(tmp_path / "none.tif", (0, 0, 0))
+
+
+# -- as a tile
+
+
+def test_what_is_read_for_a_tile_is_drawn_as_it_is(tmp_path: Path) -> None:
+    """A georaster on the tile's own grid: neither warped again nor copied."""
+    from tileserver.render import warp
+
+    tile = tile_in("utm", 0.5, 0.5, 9)
+    found = raster.read(with_nothing_hidden(tmp_path), tile)
+
+    sorted_in = classify(found)
+
+    assert np.shares_memory(sorted_in.value, found.array) and sorted_in.crs == "EPSG:3857"
+    assert warp.covers_tile(sorted_in, tile)
+
+
+UDF = """
+import os
+from tileserver import raster
+
+@fused.udf
+def udf(bounds: fused.types.Bounds = [13, 47, 15, 49], size: int = 256):
+    return raster.read("a.tif", bounds, size)
+"""
+HANDLES = """
+import os
+from tileserver import raster
+
+@fused.udf(cache_max_age=0)
+def udf():
+    files = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if n != "x"
+             and os.path.exists(f"/proc/self/fd/{n}")]
+    count = sum(name.endswith("a.tif") for name in files)
+    raster.read("a.tif", [13, 47, 15, 49])
+    return [os.getpid(), count]
+"""
+
+
+def test_a_udf_of_two_lines_serves_the_pixels(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """Confined as it is: tiles, twice their size too, and a georeferenced file; the handle outlives a run."""
+    server = serve({"city/photo.py": UDF, "city/handles.py": HANDLES}, "--workers", "1")
+    path = with_an_internal_mask(server.workspace / "city")
+    tile = tile_in("utm", 0.4, 0.1, 8)
+    place = f"{tile.z}/{tile.x}/{tile.y}"
+
+    plain = server.get(f"/{{city}}/photo/run/tiles/{place}.png")
+    twice = server.get(f"/{{city}}/photo/run/tiles/{place}@2x.png")
+    whole = server.get("/{city}/photo.tiff")
+    (first, _), (second, kept) = (server.get("/{city}/handles.json").json() for _ in range(2))
+
+    for response, size in ((plain, 256), (twice, 512)):
+        assert response.status_code == 200, response.text
+        picture = np.asarray(Image.open(io.BytesIO(response.content)).convert("RGBA"))
+        expected = raster.read(path, tile, size).array
+        hidden = np.ma.getmaskarray(expected)[0]
+        assert picture.shape == (size, size, 4)
+        assert 0 < hidden.mean() < 1 and np.array_equal(picture[..., 3] == 0, hidden)
+        assert np.array_equal(picture[~hidden][:, :3], np.moveaxis(expected.data, 0, -1)[~hidden])
+    with rasterio.MemoryFile(whole.content) as memory, memory.open() as file:
+        assert file.crs.to_epsg() == 3857 and file.width == 256
+    assert (second, kept) == (first, 1)

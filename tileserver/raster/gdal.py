@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import reproject
+from rasterio.warp import calculate_default_transform, reproject
 
+from tileserver.raster import handles
 from tileserver.raster.handles import Handle
 from tileserver.raster.positions import MERCATOR, Grid
 from tileserver.tiles import Bounds
@@ -67,34 +68,47 @@ def warped(
 
 
 def warped_file(
-    handle: Handle, grid: Grid, *, bands: tuple[int, ...], nodata: float | None, resampling: str
+    name: str, handle: Handle, grid: Grid, *, bands: tuple[int, ...], nodata: float | None, resampling: str
 ) -> tuple[NDArray[Any], Flags]:
-    """``bands`` of a file with control points on a grid, and what is hidden, both (bands, height, width).
+    """``bands`` of a file with control points or rational polynomials on a grid, of the overview that fits,
+    and what is hidden, (1 or bands, height, width).
 
-    :raises ValueError: when it has none either.
+    :raises ValueError: when it has neither.
     """
-    dataset = handle.dataset
-    points, crs = dataset.gcps
-    options: dict[str, Any] = {"src_crs": crs} if points else {"src_crs": "EPSG:4326", "RPC_DEM_MISSING_VALUE": 0}
-    if not points and dataset.rpcs is None:
-        raise ValueError(f"{dataset.name} does not say where it lies: it has no CRS and no control points")
-    nodata = handle.nodata if nodata is None else nodata
-    if nodata is not None:
-        options |= {"src_nodata": nodata, "nodata": nodata}
-    elif handle.alpha is None:
-        options |= {"add_alpha": True}
-    with WarpedVRT(
-        dataset,
-        crs=MERCATOR,
-        transform=north_up(grid.bounds, grid.width, grid.height),
-        width=grid.width,
-        height=grid.height,
+    place = _points(handle)
+    own, _, _ = calculate_default_transform(
+        place.pop("src_crs"), MERCATOR, handle.width, handle.height, **{k: v for k, v in place.items() if v}
+    )
+    level = handles.overview(name, handle, (grid.bounds[2] - grid.bounds[0]) / grid.width / own.a)
+    types = [level.dataset.dtypes[number - 1] for number in bands]
+    result = np.zeros((len(bands) + 1, grid.height, grid.width), np.result_type(*types))
+    read = bands if level.alpha is None else (*bands, level.alpha)
+    nodata = level.nodata if nodata is None else nodata
+    reproject(
+        rasterio.band(level.dataset, read),
+        result,
+        **_points(level),
+        dst_transform=north_up(grid.bounds, grid.width, grid.height),
+        dst_crs=MERCATOR,
         resampling=Resampling[resampling],
-        **options,
-    ) as warp:
-        values: NDArray[Any] = warp.read(bands)
-        hidden: Flags = warp.read_masks(bands) == 0
+        src_alpha=0 if level.alpha is None else len(read),
+        dst_alpha=len(bands) + 1,
+        src_nodata=nodata,
+        tolerance=0.01,
+    )
+    hidden: Flags = result[-1:] == 0
+    values = result[:-1]
     return values, hidden | np.isnan(values) if values.dtype.kind in "fc" else hidden
+
+
+def _points(handle: Handle) -> dict[str, Any]:
+    """What places a file without a transform, as rasterio takes it."""
+    points, crs = handle.dataset.gcps
+    if points:
+        return {"src_crs": crs, "gcps": points}
+    if handle.dataset.rpcs is not None:
+        return {"src_crs": "EPSG:4326", "rpcs": handle.dataset.rpcs}
+    raise ValueError(f"{handle.dataset.name} does not say where it lies: it has no CRS and no control points")
 
 
 def _as_type(values: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:

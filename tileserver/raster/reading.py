@@ -64,7 +64,7 @@ def read(
             data, hidden = _from_file(name, level, handle.source, target, resampling)
         else:
             data, hidden = gdal.warped_file(
-                handle, target, bands=level.bands, nodata=nodata, resampling=resampling
+                name, handle, target, bands=level.bands, nodata=nodata, resampling=resampling
             )
     mask: Any = np.ma.nomask
     if hidden is not None and hidden.any():
