@@ -93,6 +93,11 @@ def write(
     return path
 
 
+def read(*arguments: Any, **options: Any) -> Any:
+    """The array alone."""
+    return read(*arguments, **options)
+
+
 def numbered(width: int = WIDTH, height: int = HEIGHT, first: int = 1) -> Array:
     """A band in which every pixel has a value of its own."""
     return (first + np.arange(width * height, dtype=np.int32)).reshape(1, height, width)
@@ -170,7 +175,7 @@ def test_nearest_is_exact_in_every_system_at_every_zoom(
 
 
 def between(path: Path, bounds: Area, width: int, height: int) -> Array:
-    """Bilinear values of the visible pixels around each place, in float64; NaN where the nearest is hidden."""
+    """Bilinear values of the visible pixels around each place, in float64; NaN where hidden."""
     with rasterio.open(path) as file:
         columns, rows = located(file, bounds, width, height)
         values, seen = file.read().astype(float), file.read_masks() > 0
@@ -204,7 +209,7 @@ def test_bilinear_is_exact_within_rounding(
     """Between the centres of the visible pixels around each place, whatever the system."""
     tile = tile_in(name, across, down, zoom)
 
-    found = raster.read(smooth[name], tile, size=64, resampling="bilinear").array
+    found = read(smooth[name], tile, size=64, resampling="bilinear")
 
     expected = between(smooth[name], mercantile.xy_bounds(tile), 64, 64)
     hidden = np.ma.getmaskarray(found)
@@ -234,9 +239,7 @@ COLOURS = np.stack([(ROWS * 0.9 + 20), (COLUMNS * 0.7 + 20), 40 + 0.0 * ROWS]).a
 
 
 def with_nodata(folder: Path) -> Path:
-    return write(
-        folder / "a.tif", np.where(ROUND, COLOURS, 0).astype(np.uint8), "EPSG:32633", UTM, nodata=0
-    )
+    return write(folder / "a.tif", np.where(ROUND, COLOURS, 0).astype(np.uint8), "EPSG:32633", UTM, nodata=0)
 
 
 def with_nan(folder: Path) -> Path:
@@ -280,14 +283,15 @@ MASKS = [
 def test_what_is_hidden_is_what_rio_tiler_hides(
     tmp_path: Path, make: Callable[[Path], Path], zoom: int, resampling: str
 ) -> None:
-    """Nodata, NaN, alpha and masks; the bands are the same ones, the values near, the edges within a pixel."""
+    """Nodata, NaN, alpha and masks: the same bands, near values, edges within a pixel."""
     path = make(tmp_path)
     tile = tile_in("utm", 0.4, 0.4, zoom)
     with quiet(), Reader(str(path)) as reader:
         kernel: Any = resampling
-        expected = reader.tile(tile.x, tile.y, tile.z, resampling_method=kernel, reproject_method=kernel).array
+        kernels: Any = {"resampling_method": kernel, "reproject_method": kernel}
+        expected: Any = reader.tile(*tile, **kernels).array
 
-    found = raster.read(path, tile, resampling=resampling).array
+    found = read(path, tile, resampling=resampling)
 
     assert found.shape == expected.shape and found.dtype == expected.dtype
     hidden, beside = np.ma.getmaskarray(found), np.ma.getmaskarray(expected)
@@ -304,7 +308,7 @@ def test_a_value_given_as_nodata_wins_over_the_files(tmp_path: Path) -> None:
     bands = np.stack([np.full((50, 50), 7), np.full((50, 50), 9)]).astype(np.uint8)
     path = write(tmp_path / "a.tif", bands, "EPSG:4326", from_bounds(0, 0, 10, 10, 50, 50), nodata=9)
 
-    found = raster.read(path, [1, 1, 2, 2], nodata=7).array
+    found = read(path, [1, 1, 2, 2], nodata=7)
 
     assert found.mask[0].all() and not found.mask[1].any()
 
@@ -323,7 +327,7 @@ def test_every_dtype_stays_what_it_is(tmp_path: Path, dtype: str, resampling: st
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = (0.5, 0.5), (10, 10)
 
-    found = raster.read(path, tile_in("utm", 0.5, 0.5, 9), resampling=resampling).array
+    found = read(path, tile_in("utm", 0.5, 0.5, 9), resampling=resampling)
 
     assert found.dtype == dtype and (found == 100).all() and not np.ma.is_masked(found)
 
@@ -345,14 +349,14 @@ def test_any_affine_transform(tmp_path: Path, turned: float, flipped: bool) -> N
     for zoom in (5, 8, 11):
         tile = mercantile.tile(longitude, latitude, zoom)
 
-        found = raster.read(path, tile).array
+        found = read(path, tile)
 
         assert off(found, exact(path, mercantile.xy_bounds(tile))) <= 0.0002
         assert found.count() > 100
 
 
 def with_control_points(folder: Path) -> Path:
-    """A rotated raster placed by control points in degrees, and without a transform; one with it beside it."""
+    """Without a transform, but with control points in degrees; beside it the same by a transform."""
     place = Affine.translation(10, 50) * Affine.rotation(20) * Affine.scale(0.02, -0.02)
     points = [
         GroundControlPoint(row, column, *(place * (column, row)), 0)
@@ -371,12 +375,17 @@ def test_control_points_place_a_file(tmp_path: Path) -> None:
     path = with_control_points(tmp_path)
     tile = mercantile.tile(11, 49, 6)
 
-    found = raster.read(path, tile).array
+    found = read(path, tile)
 
-    expected = raster.read(tmp_path / "placed.tif", tile).array
+    expected = read(tmp_path / "placed.tif", tile)
     assert 1000 < found.count() < found.size
     assert (np.ma.getmaskarray(found) != np.ma.getmaskarray(expected)).mean() < 0.01
-    assert np.ma.median(np.ma.abs(found.astype(int) - expected.astype(int))) <= 1
+    assert (
+        np.ma.median(  # type: ignore[no-untyped-call]  # numpy.ma
+            np.ma.abs(found.astype(int) - expected.astype(int))
+        )
+        <= 1
+    )
 
 
 def test_rational_polynomials_place_a_file(tmp_path: Path) -> None:
@@ -387,13 +396,23 @@ def test_rational_polynomials_place_a_file(tmp_path: Path) -> None:
     with quiet(), rasterio.open(path, "r+") as file:
         file.update_tags(
             ns="RPC",
-            **{"LINE_OFF": "115", "SAMP_OFF": "155", "LAT_OFF": "45", "LONG_OFF": "10", "HEIGHT_OFF": "0"},
-            **{"LINE_SCALE": "115", "SAMP_SCALE": "155", "LAT_SCALE": "-1", "LONG_SCALE": "2"},
-            **{"HEIGHT_SCALE": "500", "LINE_NUM_COEFF": line, "LINE_DEN_COEFF": one},
-            **{"SAMP_NUM_COEFF": sample, "SAMP_DEN_COEFF": one},
+            LINE_OFF="115",
+            SAMP_OFF="155",
+            LAT_OFF="45",
+            LONG_OFF="10",
+            HEIGHT_OFF="0",
+            LINE_SCALE="115",
+            SAMP_SCALE="155",
+            LAT_SCALE="-1",
+            LONG_SCALE="2",
+            HEIGHT_SCALE="500",
+            LINE_NUM_COEFF=line,
+            LINE_DEN_COEFF=one,
+            SAMP_NUM_COEFF=sample,
+            SAMP_DEN_COEFF=one,
         )
 
-    found = raster.read(path, [8, 44, 12, 46], size=310).array
+    found = read(path, [8, 44, 12, 46], size=310)
 
     middle = found[:, found.shape[1] // 2, 155].astype(int)
     assert found.count() > 0.95 * found.size
@@ -433,11 +452,11 @@ def test_bands_come_in_the_order_wanted(tmp_path: Path) -> None:
     """Numbers from 1; an alpha band counts when it is named."""
     path, tile = with_alpha(tmp_path), tile_in("utm", 0.5, 0.5, 8)
 
-    every = raster.read(path, tile).array
-    some = raster.read(path, tile, bands=[3, 1]).array
+    every = read(path, tile)
+    some = read(path, tile, bands=[3, 1])
 
     assert every.shape[0] == 3 and np.ma.allequal(some, every[[2, 0]])
-    assert raster.read(path, tile, bands=4).array.data.max() == 255
+    assert read(path, tile, bands=4).data.max() == 255
 
 
 # -- where it lies, and at which resolution
@@ -447,7 +466,7 @@ def test_bands_come_in_the_order_wanted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tile", [(0, 0, 3), (16383, 16383, 14), (1 << 23, 1 << 23, 24)])
 def test_outside_of_the_file_all_is_masked(tmp_path: Path, tile: Any, resampling: str) -> None:
     """In the shape and dtype that is asked for."""
-    found = raster.read(with_nothing_hidden(tmp_path), tile, size=64, resampling=resampling).array
+    found = read(with_nothing_hidden(tmp_path), tile, size=64, resampling=resampling)
 
     assert found.shape == (3, 64, 64) and found.dtype == np.uint8 and found.mask.all()
 
@@ -461,7 +480,7 @@ def test_an_overview_is_read_that_has_a_pixel_for_each(pyramid: Path, zoom: int)
     step = (bounds.right - bounds.left) / 256 / 1.5 / 250
     level = next((n for n in (2, 1, 0) if 2 ** (n + 1) <= step), None)
 
-    found = raster.read(pyramid, tile).array
+    found = read(pyramid, tile)
 
     assert off(found, exact(pyramid, bounds, level=level)) <= 0.0002
 
@@ -474,15 +493,15 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("pyramid") / "a.tif", band, "EPSG:32633", place, overviews=(2, 4, 8))
 
 
-def test_a_huge_window_without_overviews_is_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_window_is_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more pixels are held than a bound, and the picture is the same to a pixel of the result."""
     band = (np.add.outer(np.arange(900), np.arange(1200)) // 10).astype(np.int16)[None]
     path = write(tmp_path / "a.tif", band, "EPSG:32633", from_bounds(*PLACES["utm"][1], 1200, 900))
     tile = tile_in("utm", 0.5, 0.5, 5)
-    whole = raster.read(path, tile, size=64).array
+    whole = read(path, tile, size=64)
     monkeypatch.setattr("tileserver.raster.reading._MOST_PIXELS", 300 * 300)
 
-    thin = raster.read(path, tile, size=64).array
+    thin = read(path, tile, size=64)
 
     assert (thin.mask != whole.mask).mean() < 0.02
     assert np.ma.max(np.ma.abs(thin - whole)) <= 2
@@ -498,8 +517,8 @@ def test_an_aligned_file_is_read_without_resampling(tmp_path: Path, resampling: 
     with rasterio.open(path) as file:
         own, coarse = file.read(), file.read(out_shape=(1, 256, 256))
 
-    found = raster.read(path, (530 * 4 + 1, 350 * 4 + 2, 12), resampling=resampling).array
-    above = raster.read(path, (530, 350, 10), resampling=resampling).array
+    found = read(path, (530 * 4 + 1, 350 * 4 + 2, 12), resampling=resampling)
+    above = read(path, (530, 350, 10), resampling=resampling)
 
     assert np.array_equal(found, own[:, 512:768, 256:512]) and not np.ma.is_masked(found)
     assert np.array_equal(above, coarse)
@@ -513,7 +532,7 @@ def test_bounds_over_the_antimeridian(places: dict[str, Path]) -> None:
         across = raster.read(places[name], [179, south, -179, north])
 
         assert np.ma.allequal(beyond.array, across.array)
-        assert beyond.array.count() > 0.8 * beyond.array.size
+        assert np.ma.count(beyond.array) > 0.8 * beyond.array.size
         assert off(beyond.array, exact(places[name], beyond.bounds, 256, beyond.array.shape[1])) <= 0.0002
 
 
@@ -587,21 +606,21 @@ def test_another_array_takes_the_place(tmp_path: Path) -> None:
 
 def open_files(folder: Path) -> list[str]:
     links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
-    targets = [os.readlink(link) for link in links if link.is_symlink()]
+    targets = [str(link.readlink()) for link in links if link.is_symlink()]
     return [target for target in targets if target.startswith(str(folder))]
 
 
 def test_a_file_stays_open_and_is_opened_anew_when_it_has_changed(tmp_path: Path) -> None:
     """By its size or time, its mask's and overviews' too; replaced as a whole or in place."""
     path, tile = with_nothing_hidden(tmp_path), tile_in("utm", 0.5, 0.5, 8)
-    first = raster.read(path, tile).array
+    first = read(path, tile)
     assert len(open_files(tmp_path)) == 1
 
     other = write(tmp_path / "b.tif", 255 - COLOURS, "EPSG:32633", UTM)
     other.replace(path)
-    second = raster.read(path, tile).array
+    second = read(path, tile)
     with_a_mask_beside_it(tmp_path)
-    third = raster.read(path, tile_in("utm", 0.1, 0.1, 8)).array
+    third = read(path, tile_in("utm", 0.1, 0.1, 8))
 
     assert np.array_equal(second, 255 - first) and np.ma.is_masked(third)
     assert len([name for name in open_files(tmp_path) if name.endswith(".tif")]) == 1
@@ -624,11 +643,11 @@ def test_so_many_files_stay_open_and_no_more(tmp_path: Path) -> None:
 def test_threads_have_handles_of_their_own(tmp_path: Path) -> None:
     """GDAL's belong to one thread; those of a thread close with it."""
     path, tile = with_nothing_hidden(tmp_path), tile_in("utm", 0.5, 0.5, 8)
-    expected = raster.read(path, tile).array
+    expected = read(path, tile)
     found: list[Any] = []
 
     def work() -> None:
-        found.extend(raster.read(path, tile).array for _ in range(5))
+        found.extend(read(path, tile) for _ in range(5))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -699,7 +718,7 @@ def test_a_udf_of_two_lines_serves_the_pixels(serve: Callable[..., Server], tmp_
     for response, size in ((plain, 256), (twice, 512)):
         assert response.status_code == 200, response.text
         picture = np.asarray(Image.open(io.BytesIO(response.content)).convert("RGBA"))
-        expected = raster.read(path, tile, size).array
+        expected = read(path, tile, size)
         hidden = np.ma.getmaskarray(expected)[0]
         assert picture.shape == (size, size, 4)
         assert 0 < hidden.mean() < 1 and np.array_equal(picture[..., 3] == 0, hidden)

@@ -35,8 +35,8 @@ def warped(
     shape: tuple[int, int],
     resampling: str,
 ) -> tuple[NDArray[Any], Flags | None]:
-    """``bands`` (bands, height, width), placed by a transform and a CRS, on the grid of ``target`` bounds with
-    the (height, width) of ``shape``; and what is hidden there.
+    """``bands`` (bands, height, width), placed by a transform and a CRS, on the grid of ``target`` bounds
+    with the (height, width) of ``shape``; and what is hidden there.
 
     What is visible goes along as an alpha band, so that hidden values never bleed. Half covered counts as
     covered: a soft edge would be a second, invented alpha.

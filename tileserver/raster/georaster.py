@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from tileserver import tiles
-from tileserver.raster.positions import CIRCUMFERENCE, Grid, mercator
+from tileserver.raster.positions import RADIUS, Grid, mercator
 from tileserver.tiles import Bounds
 
 
@@ -21,10 +21,10 @@ from tileserver.tiles import Bounds
 class Georaster:
     """Bands on a web Mercator grid.
 
-    ``array`` is a ``numpy.ma.MaskedArray`` (bands, height, width) in the dtype of the file, masked where there
-    is no data; ``bounds`` are west, south, east, north in metres of ``crs``, the outer edges of its pixels;
-    the first row is the northern one. Returned from a UDF it is drawn where it lies, in its tile without
-    another warp.
+    ``array`` is a ``numpy.ma.MaskedArray`` (bands, height, width) in the dtype of the file, masked where
+    there is no data; ``bounds`` are west, south, east, north in metres of ``crs``, the outer edges of its
+    pixels; the first row is the northern one. Returned from a UDF it is drawn where it lies, in its tile
+    without another warp.
     """
 
     array: NDArray[Any]
@@ -43,7 +43,8 @@ class Georaster:
         """Metres on the ground from one pixel to the next, in the middle of the raster: web Mercator's own
         are longer, the more so towards the poles."""
         west, south, east, north = self.bounds
-        return (east - west) / self.array.shape[-1] / math.cosh((south + north) / 2 / 6378137.0)
+        stretched = math.cosh((south + north) / 2 / RADIUS)
+        return (east - west) / int(self.array.shape[-1]) / stretched
 
     def with_array(self, array: NDArray[Any]) -> Georaster:
         """Another array in the same place: (height, width) or (bands, height, width), any dtype.
@@ -60,10 +61,9 @@ class Georaster:
     def cropped(self, pixels: int) -> Georaster:
         """Without the outermost pixels of every side: what ``buffer`` of ``read`` has added."""
         height, width = self.array.shape[-2:]
-        part = Grid(self.bounds, width, height).part(slice(pixels, width - pixels), slice(pixels, height - pixels))
-        return Georaster(
-            self.array[..., pixels : height - pixels, pixels : width - pixels], part.bounds, self.crs
-        )
+        columns, rows = slice(pixels, width - pixels), slice(pixels, height - pixels)
+        part = Grid(self.bounds, width, height).part(columns, rows)
+        return Georaster(self.array[..., rows, columns], part.bounds, self.crs)
 
 
 def grid(area: Any, size: int | tuple[int, int], buffer: int) -> Grid:
@@ -122,7 +122,7 @@ def _degrees(area: Any) -> Sequence[float]:
         found = []
     if len(found) != 4:
         raise ValueError(
-            f"an area is bounds [west, south, east, north] in degrees, a tile (x, y, z), a shapely geometry or a"
-            f" GeoDataFrame, not {area!r}"
+            "an area is bounds [west, south, east, north] in degrees, a tile (x, y, z), a shapely geometry or"
+            f" a GeoDataFrame, not {area!r}"
         )
     return found

@@ -71,7 +71,7 @@ def opened(path: str | os.PathLike[str]) -> tuple[str, Handle]:
     name = os.fspath(path)
     local = is_local(name)
     if local:
-        name = os.path.abspath(name)  # the working folder is another canvas's in another process only
+        name = os.path.abspath(name)  # noqa: PTH100  # resolve() asks the disk about every folder
     kept = _handles.opened.get((name, None))
     if kept is not None and _is_current(kept.stamp):
         _handles.opened.move_to_end((name, None))
@@ -109,7 +109,10 @@ def environment(name: str) -> AbstractContextManager[Any]:
     """GDAL's options for reading under this name."""
     if is_local(name):
         return nullcontext()
-    return rasterio.Env(**{key: value for key, value in _REMOTE.items() if key not in os.environ})
+    options: AbstractContextManager[Any] = rasterio.Env(
+        **{key: value for key, value in _REMOTE.items() if key not in os.environ}
+    )
+    return options
 
 
 def _keep(name: str, level: int | None, stamp: object) -> Handle:

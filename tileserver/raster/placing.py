@@ -1,7 +1,7 @@
 """A raster on a web Mercator grid: which parts of it, from which pixels, by which kernel.
 
-The same for files, of which windows are read, and for arrays in memory. Nearest and bilinear are computed here,
-other kernels by GDAL.
+The same for files, of which windows are read, and for arrays in memory. Nearest and bilinear are computed
+here, other kernels by GDAL.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def _part(
         return None
     values = chosen.read(window)
     if reach is None:
-        return _by_gdal(values, _transform(source, part, chosen, window, values), source.crs, grid, resampling)
+        place = _transform(source, part, chosen, window, values)
+        return _by_gdal(values, place, source.crs, grid, resampling)
     columns -= window.left
     rows -= window.top
     height, width = values.bands.shape[1:]

@@ -1,8 +1,8 @@
 """Where in a raster file each pixel of a web Mercator grid lies, exactly or as good as exactly.
 
 Systems whose rows depend on y alone and columns on x alone are computed per row and per column. Any other is
-projected at Chebyshev nodes and interpolated by the polynomial through them; what that misses at points between
-is measured, and a grid on which it is more than a ten-thousandth of a pixel is projected pixel by pixel.
+projected at Chebyshev nodes and interpolated by the polynomial through them; what that misses at points
+between is measured, and a grid on which it is over a ten-thousandth of a pixel is projected pixel by pixel.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class Positions(NamedTuple):
 
 def positions(source: Source, grid: Grid) -> Positions:
     """Where the grid's pixel centres lie in the raster, as far around the Earth as the grid itself does."""
-    x = np.arange(grid.width) + 0.5
-    y = np.arange(grid.height) + 0.5
+    x = np.arange(grid.width, dtype=np.float64) + 0.5
+    y = np.arange(grid.height, dtype=np.float64) + 0.5
     if source.separable:
         step = _separable_step(source, grid)
         columns, rows = _located(source, *grid.at(x[None, :], y[:, None]))
@@ -144,18 +144,14 @@ def covered(source: Source, grid: Grid) -> list[Part]:
     left, bottom, right, top = grid.bounds
     across, down = (right - left) / grid.width, (top - bottom) / grid.height
     rows = _within(top - north, top - south, down, grid.height)
-    turns = range(
-        math.ceil((left - east) / CIRCUMFERENCE), math.floor((right - west) / CIRCUMFERENCE) + 1
-    )
+    turns = range(math.ceil((left - east) / CIRCUMFERENCE), math.floor((right - west) / CIRCUMFERENCE) + 1)
     parts = [
         Part(turn, _within(west + moved - left, east + moved - left, across, grid.width), rows)
         for turn in turns
         for moved in (turn * CIRCUMFERENCE,)
     ]
     return [
-        part
-        for part in parts
-        if part.columns.start < part.columns.stop and part.rows.start < part.rows.stop
+        part for part in parts if part.columns.start < part.columns.stop and part.rows.start < part.rows.stop
     ]
 
 
@@ -230,9 +226,7 @@ def _located(source: Source, x: Coordinates, y: Coordinates) -> tuple[Coordinate
 def _separable_step(source: Source, grid: Grid) -> float:
     west, south, east, north = grid.bounds
     columns, rows = _located(source, np.array([west, east]), np.array([north, south]))
-    return math.sqrt(
-        abs((columns[1] - columns[0]) * (rows[1] - rows[0])) / (grid.width * grid.height)
-    )
+    return math.sqrt(abs((columns[1] - columns[0]) * (rows[1] - rows[0])) / (grid.width * grid.height))
 
 
 class _Check(NamedTuple):

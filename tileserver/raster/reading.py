@@ -1,7 +1,7 @@
 """The part of a raster file in an area, on the map's grid: what is read of it, and what is hidden.
 
-Of the usual file (a CRS, an affine transform of any kind) the window that is needed is read, of the overview that
-fits. What is placed by control points is GDAL's to warp.
+Of the usual file (a CRS, an affine transform of any kind) the window that is needed is read, of the overview
+that fits. What is placed by control points is GDAL's to warp.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def read(
 
     :param path: of a file that GDAL reads, or its address (``https://…``, ``s3://…``, ``/vsicurl/…``). It
         stays open for the next call; a local file that has changed is opened anew.
-    :param area: bounds ``[west, south, east, north]`` in degrees (west may exceed east over the antimeridian),
-        a tile ``(x, y, z)`` or ``mercantile.Tile``, a shapely geometry in degrees, or a GeoDataFrame.
+    :param area: bounds ``[west, south, east, north]`` in degrees (west may exceed east over the
+        antimeridian), a tile ``(x, y, z)`` or ``mercantile.Tile``, a shapely geometry in degrees, or a
+        GeoDataFrame.
     :param size: the width in pixels, to which the height follows from the area; or (width, height).
     :param bands: numbers of bands from 1, in the order wanted; all but an alpha band when None.
     :param resampling: ``nearest`` and ``bilinear`` are fast; the others of ``rasterio.enums.Resampling`` that

@@ -38,9 +38,7 @@ class Window(NamedTuple):
         return self.bottom - self.top
 
 
-def window(
-    columns: Coordinates, rows: Coordinates, *, width: int, height: int, margin: int
-) -> Window | None:
+def window(columns: Coordinates, rows: Coordinates, *, width: int, height: int, margin: int) -> Window | None:
     """What must be read of a raster of this size to sample it there, with a margin of pixels around; None
     when all positions lie outside."""
     across, down = _span(columns, width, margin), _span(rows, height, margin)
@@ -88,8 +86,9 @@ def nearest(bands: Bands, columns: Coordinates, rows: Coordinates) -> Bands:
     down *= width
     down += across
     result = np.empty((*bands.shape[:-2], *down.shape), bands.dtype)
-    for source, target in zip(bands.reshape(-1, height * width), result.reshape(-1, *down.shape), strict=True):
-        np.take(source, down, out=target, mode="clip")
+    layers = bands.reshape(-1, height * width)
+    for layer, target in zip(layers, result.reshape(-1, *down.shape), strict=True):
+        np.take(layer, down, out=target, mode="clip")
     return result
 
 
@@ -167,11 +166,13 @@ def _mixed(layer: Bands, corners: tuple[Index, ...], across: Any, down: Any) -> 
     first, second, third, fourth = (
         pixels.take(corner, mode="wrap").astype(across.dtype, copy=False) for corner in corners
     )
-    for left, right in ((first, second), (third, fourth)):
-        right -= left
-        right *= across
-        left += right
-    third -= first
-    third *= down
-    first += third
-    return first
+    upper = _mix(first, second, across)
+    return _mix(upper, _mix(third, fourth, across), down)
+
+
+def _mix(one: Bands, other: Bands, share: Any) -> Bands:
+    """In the arrays' own memory."""
+    other -= one
+    other *= share
+    one += other
+    return one

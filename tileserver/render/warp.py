@@ -1,7 +1,7 @@
 """Where a pixel lies: georeferenced rasters on a tile's own grid, and arrays at another size.
 
-The work is that of ``tileserver.raster``, which does the same with files. Longitudes repeat every 360 degrees, so
-0..360 data and dateline crossings are whole.
+The work is that of ``tileserver.raster``, which does the same with files. Longitudes repeat every 360
+degrees, so 0..360 data and dateline crossings are whole.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from tileserver import tiles
 from tileserver.raster import gdal, sampling
 from tileserver.raster.gdal import north_up as north_up
 from tileserver.raster.placing import InMemory, Values, placed
-from tileserver.raster.positions import Grid, Source
 from tileserver.raster.positions import LONLAT as LONLAT
 from tileserver.raster.positions import MERCATOR as MERCATOR
+from tileserver.raster.positions import Grid, Source
 from tileserver.raster.positions import mercator as mercator
 from tileserver.render.classify import Classified
 from tileserver.render.pixels import Raster
