@@ -26,6 +26,7 @@ CIRCUMFERENCE: Final = 2 * math.pi * RADIUS
 _DEGREES: Final = (8, 20)  # nodes along each axis: nearly always, and before giving up
 # Of a pixel, the raster's or the grid's, whichever is smaller: 0.02 % of nearest pixels are then a neighbour.
 _TOLERANCE: Final = 1e-4
+_SINGLE: Final = 1 << 17  # multiplications; OpenBLAS takes a second thread from 2^18
 _TIE: Final = 1e-6
 _CHECKED: Final = 9  # points along each axis, edges included, at which the polynomial is compared
 
@@ -271,10 +272,20 @@ class _Check(NamedTuple):
 
         def evaluate(x: Coordinates, y: Coordinates) -> tuple[Coordinates, Coordinates]:
             across, down = (_weights(degree, x / self.grid.width), _weights(degree, y / self.grid.height))
-            columns, rows = (down @ (through @ across.T) for through in values)
+            columns, rows = (_product(down, through @ across.T) for through in values)
             return columns, rows
 
         return evaluate
+
+
+def _product(left: Coordinates, right: Coordinates) -> Coordinates:
+    """A matrix product in pieces so small that no thread is woken for them, which waits when others run."""
+    result = np.empty((len(left), right.shape[1]))
+    at_once = max(1, _SINGLE // right.size)
+    for first in range(0, len(left), at_once):
+        some = slice(first, first + at_once)
+        np.matmul(left[some], right, out=result[some])
+    return result
 
 
 def _exact(source: Source, grid: Grid, along: Coordinates) -> tuple[Coordinates, Coordinates]:
