@@ -51,8 +51,8 @@ class Scene:
 
 
 def imagery(folder: Path, side: int) -> Scene:
-    """RGB of half a metre a pixel in UTM."""
-    return _scene(folder / f"imagery-{side}.tif", side, "EPSG:32633", from_origin(500000, 5300000, 0.5, 0.5), 3)
+    """RGB of 0.6 m a pixel in UTM: no zoom of the map lies halfway between two overviews."""
+    return _scene(folder / f"imagery-{side}.tif", side, "EPSG:32633", from_origin(500000, 5300000, 0.6, 0.6), 3)
 
 
 def elevation(folder: Path, side: int) -> Scene:

@@ -115,6 +115,8 @@ def bilinear(bands: Bands, hidden: Flags | None, columns: Coordinates, rows: Coo
     layers = bands if hidden is None else np.where(hidden, bands.dtype.type(0), bands)
     shape = np.broadcast(columns, rows).shape
     result = np.empty((len(bands), *shape), bands.dtype)
+    if layers[0].size < 4 * result[0].size:  # once for each pixel rather than each time it is taken
+        layers = layers.astype(np.result_type(layers.dtype, np.float32))
     at_once = max(1, _CHUNK // shape[1])
     for first in range(0, shape[0], at_once):
         some = slice(first, first + at_once)
