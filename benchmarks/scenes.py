@@ -14,6 +14,8 @@ from pyproj import Transformer
 from rasterio.shutil import copy
 from rasterio.transform import Affine, from_origin
 
+from benchmarks.png import _relief
+
 BLOCK: Final = 512
 _PATTERN: Final = 1024
 _MERCATOR_ZOOM: Final = 18
@@ -52,12 +54,16 @@ class Scene:
 
 def imagery(folder: Path, side: int) -> Scene:
     """RGB of 0.6 m a pixel in UTM: no zoom of the map lies halfway between two overviews."""
-    return _scene(folder / f"imagery-{side}.tif", side, "EPSG:32633", from_origin(500000, 5300000, 0.6, 0.6), 3)
+    return _scene(
+        folder / f"imagery-{side}.tif", side, "EPSG:32633", from_origin(500000, 5300000, 0.6, 0.6), 3
+    )
 
 
 def elevation(folder: Path, side: int) -> Scene:
     """float32 of ten metres a pixel in UTM."""
-    return _scene(folder / f"elevation-{side}.tif", side, "EPSG:32633", from_origin(500000, 5300000, 10, 10), 1)
+    return _scene(
+        folder / f"elevation-{side}.tif", side, "EPSG:32633", from_origin(500000, 5300000, 10, 10), 1
+    )
 
 
 def aligned(folder: Path, side: int) -> Scene:
@@ -80,10 +86,16 @@ def _write(path: Path, side: int, crs: str, place: Affine, bands: int) -> None:
     """Block by block, so that a large one takes no memory; complete or not there."""
     rng = np.random.default_rng(side + bands)
     kind = "uint8" if bands == 3 else "float32"
-    profile: dict[str, Any] = {"driver": "GTiff", "count": bands, "width": side, "height": side, "dtype": kind}
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "count": bands,
+        "width": side,
+        "height": side,
+        "dtype": kind,
+    }
     profile |= {"crs": crs, "transform": place, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
     profile |= {"photometric": "rgb"} if bands == 3 else {"nodata": -9999}
-    pattern = np.stack([relief(rng, _PATTERN) for _ in range(bands)])
+    pattern = np.stack([_relief(rng, _PATTERN, 2.8) for _ in range(bands)])
     plain, whole = path.with_suffix(".plain"), path.with_suffix(".part")
     with rasterio.open(plain, "w", **profile, bigtiff="yes") as file:
         for _, window in file.block_windows(1):
@@ -100,18 +112,6 @@ def _write(path: Path, side: int, crs: str, place: Affine, bands: int) -> None:
     )
     plain.unlink()
     whole.rename(path)
-
-
-def relief(rng: np.random.Generator, side: int, roughness: float = 2.8) -> NDArray[np.float64]:
-    """A surface from 0 to 1 whose waves lose power with their frequency, as landscapes do; it can be tiled."""
-    frequency = np.fft.fftfreq(side)
-    distance = np.hypot(frequency[:, None], frequency[None, :])
-    distance[0, 0] = 1.0
-    waves = rng.normal(size=(side, side)) + 1j * rng.normal(size=(side, side))
-    surface = np.fft.ifft2(waves / distance ** (roughness / 2)).real
-    low, high = surface.min(), surface.max()
-    result: NDArray[np.float64] = (surface - low) / (high - low)
-    return result
 
 
 def _block(rng: np.random.Generator, pattern: NDArray[np.float64], kind: str) -> NDArray[Any]:

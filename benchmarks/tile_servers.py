@@ -1,7 +1,7 @@
-"""Tiles of one large raster over HTTP, ours beside TiTiler's: the part of ``benchmarks.cog`` behind ``--http``.
+"""Tiles of one large raster over HTTP, ours beside TiTiler's: what ``--http`` does in ``benchmarks.cog``.
 
-Both servers have two workers, ours with its sandbox and everything else on. Tiles are drawn at random from the
-whole raster and five zooms, each is asked for once of each server, so nothing comes from a cache of tiles; the
+Both servers have two workers, ours with its sandbox and everything else on. Tiles are drawn at random from
+the whole raster and five zooms, each is asked for once of each server, so that no cache of tiles helps; the
 servers take turns. The client runs on the same machine.
 """
 
@@ -221,9 +221,10 @@ def _report(
         print(f"| {name:<10} | {len(found)} | {len(found) / spent[name]:7.1f} | {p50:6.1f} | {p99:6.1f} |")
     rate = spent["TiTiler"] / spent["tileserver"]
     share = percentile(times["tileserver"], 0.99) / percentile(times["TiTiler"], 0.99)
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} turns"
     print(
-        f"{rate:.2f} times the tiles a second ({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} turns), "
-        f"{share:.2f} of the p99; pictures differ in {differing:.2%} of their pixels at most"
+        f"{rate:.2f} times the tiles a second ({spread}), {share:.2f} of the p99; "
+        f"pictures differ in {differing:.2%} of their pixels at most"
     )
     if rate < RATE_AIM:
         yield f"{rate:.2f} times TiTiler's tiles a second, not {RATE_AIM:g}"

@@ -95,7 +95,7 @@ def write(
 
 def read(*arguments: Any, **options: Any) -> Any:
     """The array alone."""
-    return read(*arguments, **options)
+    return raster.read(*arguments, **options).array
 
 
 def numbered(width: int = WIDTH, height: int = HEIGHT, first: int = 1) -> Array:

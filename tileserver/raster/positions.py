@@ -116,11 +116,11 @@ def positions(source: Source, grid: Grid) -> Positions:
         columns, rows = _located(source, *grid.at(x[None, :], y[:, None]))
     else:
         known = _Check.of(source, grid)
-        step = known.step
+        step = known.step()
         for degree in _DEGREES:
-            found = known.polynomial(degree)
+            found = known.polynomial(degree, _TOLERANCE * min(1.0, step))
             if found is not None:
-                columns, rows = found(x, y)
+                columns, rows = found
                 break
         else:
             columns, rows = _located(source, *np.broadcast_arrays(*grid.at(x[None, :], y[:, None])))
@@ -235,47 +235,37 @@ class _Check(NamedTuple):
 
     source: Source
     grid: Grid
-    along: Coordinates  # 0 to 1
-    columns: Coordinates
-    rows: Coordinates
+    known: tuple[Coordinates, Coordinates]  # columns and rows
 
     @classmethod
     def of(cls, source: Source, grid: Grid) -> _Check:
-        along = np.linspace(0.0, 1.0, _CHECKED)
-        return cls(source, grid, along, *_exact(source, grid, along))
+        return cls(source, grid, _exact(source, grid, np.linspace(0.0, 1.0, _CHECKED)))
 
-    @property
     def step(self) -> float:
         """The median over the grid; 1 where the system has no places."""
         across, down = (_CHECKED - 1) / self.grid.width, (_CHECKED - 1) / self.grid.height
         with np.errstate(invalid="ignore"):
             (cx, rx), (cy, ry) = (
-                [np.diff(values, axis=axis)[: _CHECKED - 1, : _CHECKED - 1] for values in self[3:]]
+                [np.diff(values, axis=axis)[: _CHECKED - 1, : _CHECKED - 1] for values in self.known]
                 for axis in (1, 0)
             )
             areas = np.abs(cx * ry - cy * rx) * across * down
-        areas = areas[np.isfinite(areas)]
-        return math.sqrt(float(np.median(areas))) if len(areas) else 1.0
+        ordered = sorted(areas[np.isfinite(areas)].tolist())
+        return math.sqrt(ordered[len(ordered) // 2]) if ordered else 1.0
 
-    def polynomial(self, degree: int) -> Any:
-        """A function from columns and rows of the grid to positions, or None when none of this degree is
-        near enough."""
+    def polynomial(self, degree: int, bound: float) -> tuple[Coordinates, Coordinates] | None:
+        """Columns and rows by polynomials, or None when those of this degree miss by more than a bound."""
         nodes = _nodes(degree)
         values = _exact(self.source, self.grid, nodes)
-        if not all(np.isfinite(known).all() for known in (*values, *self[3:])):
-            return None
-        between = _weights(degree, self.along)
-        bound = _TOLERANCE * min(1.0, self.step)
-        for known, through in zip(self[3:], values, strict=True):
-            if np.abs(between @ through @ between.T - known).max() > bound:
+        between = _checked_weights(degree)
+        for known, through in zip(self.known, values, strict=True):
+            with np.errstate(invalid="ignore"):
+                missed = np.abs(between @ through @ between.T - known).max()
+            if not missed <= bound:  # or is no number
                 return None
-
-        def evaluate(x: Coordinates, y: Coordinates) -> tuple[Coordinates, Coordinates]:
-            across, down = (_weights(degree, x / self.grid.width), _weights(degree, y / self.grid.height))
-            columns, rows = (_product(down, through @ across.T) for through in values)
-            return columns, rows
-
-        return evaluate
+        across, down = _pixel_weights(degree, self.grid.width), _pixel_weights(degree, self.grid.height)
+        columns, rows = (_product(down, through @ across.T) for through in values)
+        return columns, rows
 
 
 def _product(left: Coordinates, right: Coordinates) -> Coordinates:
@@ -312,6 +302,17 @@ def _weights(degree: int, along: Coordinates) -> Coordinates:
         parts[met] = exact[met]
     result: Coordinates = parts / parts.sum(axis=1, keepdims=True)
     return result
+
+
+@functools.lru_cache(maxsize=8)
+def _checked_weights(degree: int) -> Coordinates:
+    return _weights(degree, np.linspace(0.0, 1.0, _CHECKED))
+
+
+@functools.lru_cache(maxsize=16)
+def _pixel_weights(degree: int, count: int) -> Coordinates:
+    """At the centres of so many pixels."""
+    return _weights(degree, (np.arange(count) + 0.5) / count)
 
 
 def _area(source: Source) -> Bounds | None:

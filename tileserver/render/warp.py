@@ -15,7 +15,7 @@ from tileserver.raster.gdal import north_up as north_up
 from tileserver.raster.placing import InMemory, Values, placed
 from tileserver.raster.positions import LONLAT as LONLAT
 from tileserver.raster.positions import MERCATOR as MERCATOR
-from tileserver.raster.positions import Grid, Source
+from tileserver.raster.positions import Grid, Source, lonlat
 from tileserver.raster.positions import mercator as mercator
 from tileserver.render.classify import Classified
 from tileserver.render.pixels import Raster
@@ -25,7 +25,10 @@ from tileserver.tiles import Bounds
 def lonlat_bounds(bounds: Bounds, crs: str) -> Bounds:
     """West, south, east, north in degrees of bounds in another CRS, -180 to 180 over the antimeridian."""
     west, south, east, north = bounds
-    if crs != LONLAT:
+    if crs == MERCATOR:  # what a tile is made of: GDAL would take longer for its bounds than for its pixels
+        (west, east), (south, north) = lonlat(np.array([west, east]), np.array([south, north]))
+        west, south, east, north = float(west), float(south), float(east), float(north)
+    elif crs != LONLAT:
         from rasterio.warp import transform_bounds
 
         west, south, east, north = transform_bounds(crs, LONLAT, *bounds)
