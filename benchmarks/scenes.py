@@ -18,6 +18,7 @@ from benchmarks.png import _relief
 
 BLOCK: Final = 512
 _PATTERN: Final = 1024
+_EDGE: Final = 32  # pixels
 _MERCATOR_ZOOM: Final = 18
 
 
@@ -36,7 +37,7 @@ class Scene:
         return [mercantile.Tile(middle.x + x, middle.y + y, zoom) for y in steps for x in steps]
 
     def inside(self, zoom: int) -> list[mercantile.Tile]:
-        """Every tile of a zoom whose corners all lie in the raster."""
+        """Every tile of a zoom that lies in the raster, a few pixels of any overview off its edge."""
         with rasterio.open(self.path) as file:
             back, crs, width, height = ~file.transform, file.crs, file.width, file.height
             to_degrees = Transformer.from_crs(crs, 4326, always_xy=True)
@@ -47,7 +48,8 @@ class Scene:
             west, south, east, north = mercantile.bounds(tile)
             x, y = here.transform(np.array([west, west, east, east]), np.array([south, north, south, north]))
             columns, rows = x * back.a + back.c, y * back.e + back.f
-            if min(columns.min(), rows.min()) >= 0 and columns.max() < width and rows.max() < height:
+            low, high = min(columns.min(), rows.min()), max(columns.max() - width, rows.max() - height)
+            if low >= _EDGE and high <= -_EDGE:
                 found.append(tile)
         return found
 

@@ -111,6 +111,7 @@ def bilinear(bands: Bands, hidden: Flags | None, columns: Coordinates, rows: Coo
     if any(more for _, more in short):  # two pixels along each axis, to be between them
         bands = np.pad(bands, short, mode="edge")
         hidden = None if hidden is None else np.pad(hidden, short, mode="edge")
+    columns, rows = _framed(columns, bands.shape[2]), _framed(rows, bands.shape[1])
     weights = None if hidden is None else ~hidden
     layers = bands if hidden is None else np.where(hidden, bands.dtype.type(0), bands)
     shape = np.broadcast(columns, rows).shape
@@ -134,9 +135,9 @@ def _on_centres(values: Coordinates) -> bool:
 def _blend(
     layers: Bands, weights: Flags | None, columns: Coordinates, rows: Coordinates, result: Bands
 ) -> None:
-    height, width = layers.shape[1:]
+    width = layers.shape[2]
     kind = np.result_type(layers.dtype, np.float32)
-    (left, across), (top, down) = _between(columns, width, kind), _between(rows, height, kind)
+    (left, across), (top, down) = _between(columns, kind), _between(rows, kind)
     corner = top * width + left
     corners = (corner, corner + 1, corner + width, corner + (width + 1))
     divisors = None if weights is None else [_mixed(layer, corners, across, down) for layer in weights]
@@ -153,14 +154,19 @@ def _blend(
         np.copyto(target, mixed, casting="unsafe")
 
 
-def _between(values: Coordinates, count: int, kind: Any) -> tuple[Index, Any]:
-    """The pixel before each position, and the share of the next one; at the edges there is only one."""
+def _between(values: Coordinates, kind: Any) -> tuple[Index, Any]:
+    """The pixel before each position, and the share of the next one."""
+    before = values.astype(np.intp)
+    return before, (values - before).astype(kind)
+
+
+def _framed(values: Coordinates, count: int) -> Coordinates:
+    """Positions counted from the first pixel's centre, and none before that or behind the last one's."""
     values = values - 0.5
-    np.fmax(values, 0.0, out=values)
-    np.fmin(values, count - 1.0, out=values)
-    before = np.minimum(values.astype(np.intp), count - 2)
-    values -= before
-    return before, values.astype(kind)
+    if not (values.min() >= 0.0 and values.max() < count - 1):
+        np.fmax(values, 0.0, out=values)  # of NaN and a number, the number
+        np.fmin(values, np.nextafter(count - 1.0, 0.0), out=values)
+    return values
 
 
 def _mixed(layer: Bands, corners: tuple[Index, ...], across: Any, down: Any) -> Bands:
