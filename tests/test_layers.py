@@ -123,7 +123,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "__main__": (frozenset({"cli"}), frozenset()),
     # worker: child processes
     "worker": (CORE | {"worker", "render", "fused", "sandbox"}, WORKER_LIBRARIES),
-    "render": (CORE | {"render"}, WORKER_LIBRARIES),
+    "raster": (CORE | {"raster"}, WORKER_LIBRARIES),
+    "render": (CORE | {"render", "raster"}, WORKER_LIBRARIES),
     "fused": (CORE | {"fused", "worker"}, WORKER_LIBRARIES),
     "tileserver": (frozenset(), frozenset()),
 }
@@ -190,7 +191,7 @@ def test_table_has_no_row_for_a_module_that_is_gone() -> None:
 def test_web_process_loads_nothing_heavy() -> None:
     """Importing the application loads no array, table or geometry library, and nothing of the worker."""
     heavy = {"numpy", "pandas", "geopandas", "rasterio", "rio_tiler", "shapely", "pyarrow", "xarray", "PIL"}
-    heavy |= {"tileserver.worker.runner", "tileserver.render", "tileserver.fused"}
+    heavy |= {"tileserver.worker.runner", "tileserver.render", "tileserver.raster", "tileserver.fused"}
     code = f"import sys, tileserver.app; print(sorted({heavy!r} & sys.modules.keys()))"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -302,7 +302,7 @@ def _geotiff(
     if min(width, height) >= 512:
         profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     if bounds is not None:
-        profile |= {"transform": warp.transform(bounds, width, height), "crs": crs}
+        profile |= {"transform": warp.north_up(bounds, width, height), "crs": crs}
     with (
         warnings.catch_warnings(),
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
