@@ -66,7 +66,8 @@ class Job:
     list for a repeated key), or plain JSON values where the caller could say more (posted objects,
     defaults). ``headers`` is what the UDF may see of its caller. ``recursion`` counts UDFs that called one
     another, from 1; ``nested`` of them wait on this server for this one, which then ends by the
-    ``deadline`` of the one that called it (the server's monotonic clock; None without one).
+    ``deadline`` of the one that called it (the server's monotonic clock; None without one). With a
+    ``metatile`` of n > 1 the function runs once for the block of n x n tiles that ``tile`` lies in.
     """
 
     owner: str
@@ -82,6 +83,7 @@ class Job:
     nested: int = 0
     time_limit: float = 120.0
     deadline: float | None = None
+    metatile: int = 1
 
     def to_json(self) -> dict[str, Any]:
         header = {name: getattr(self, name) for name in _JOB_PLAIN}
@@ -104,7 +106,7 @@ class Job:
 
 _JOB_PLAIN: Final = (
     *("owner", "bundle", "udf", "arguments", "formats", "default"),
-    *("headers", "recursion", "nested", "time_limit"),
+    *("headers", "recursion", "nested", "time_limit", "metatile"),
 )
 
 
@@ -222,7 +224,8 @@ class Encoded:
     """A result as bytes. ``created`` is the time of the run (Unix seconds).
 
     ``meta`` has plain facts about the run: ``kind``, ``format``, ``stdout``, ``stderr``, ``bounds`` of
-    the data, ``empty``, ``status`` and ``headers`` of a ready-made response, ``run_ms``, ``encode_ms``.
+    the data, ``empty``, ``status`` and ``headers`` of a ready-made response, ``run_ms``, ``encode_ms``. Of a
+    block of tiles ``body`` holds all bodies in a row, and ``tiles`` says of each where it ends.
     """
 
     body: bytes
