@@ -90,7 +90,9 @@ def running(
 
 
 @contextmanager
-def serving(workspace: Path, files: dict[str, str], *flags: str) -> Iterator[Server]:
+def serving(
+    workspace: Path, files: dict[str, str], *flags: str, log: int | IO[str] = subprocess.DEVNULL
+) -> Iterator[Server]:
     """A server of a workspace with these files; every canvas is shared with its code."""
     workspace.mkdir(parents=True, exist_ok=True)
     server = Server("", workspace, None)  # type: ignore[arg-type]  # filled in below
@@ -99,7 +101,7 @@ def serving(workspace: Path, files: dict[str, str], *flags: str) -> Iterator[Ser
     for canvas in {name.partition("/")[0] for name in files}:
         server.tokens[canvas] = access.share(canvas, code=True).token
     access.close()
-    with running("serve", str(workspace), *flags) as (process, line):
+    with running("serve", str(workspace), *flags, log=log) as (process, line):
         server.url, server.process = line["url"], process
         yield server
 

@@ -34,7 +34,7 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
 }
 PIPELINE = frozenset(
     {"access", "catalog", "canvas", "params", "paths", "posted", "cache", "executor", "settings"}
-    | {"asks", "fetching", "loading", "metadata", "mirror", "pipeline", "vault", "waits"}
+    | {"asks", "fetching", "loading", "metadata", "metatiles", "mirror", "pipeline", "vault", "waits"}
 )
 
 # Per module: modules of ours that it may import, by their first name, and libraries. The longest matching
@@ -67,6 +67,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "openapi": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
     "metadata": (CORE, frozenset()),
+    "metatiles": (CORE | {"params"}, frozenset()),
     "tidying": (frozenset(), frozenset()),
     "coding": (CORE | {"cache"}, frozenset({"isal", "zstandard"})),
     "cache": (CORE, frozenset({"cryptography"})),

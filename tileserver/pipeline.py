@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -35,6 +36,7 @@ from tileserver.interest import Interest
 from tileserver.kept import Kept
 from tileserver.loading import Sources, complete, is_address, is_token
 from tileserver.metadata import printed
+from tileserver.metatiles import Metatiles
 from tileserver.mirror import Mirror
 from tileserver.params import NOBODY, Address, Call, Caller, Limits, QueryItems, build_call
 from tileserver.paths import Reading
@@ -44,6 +46,7 @@ from tileserver.redaction import NOTHING_HIDDEN, Redaction
 from tileserver.settings import Settings
 from tileserver.styles import DEFAULT, Style, completed
 from tileserver.styles.parameters import Summary
+from tileserver.subject import Subject
 from tileserver.tiles import sample_tile
 from tileserver.udf import Udf
 from tileserver.vault import Vault
@@ -85,6 +88,7 @@ class Services(Doors):
     vault: Vault
     redact: Redaction = NOTHING_HIDDEN
     waits: Waits = field(default_factory=Waits)
+    metatiles: Metatiles = field(default_factory=Metatiles)
     described: Kept[Layer | TileServerError] = field(default_factory=lambda: Kept(60))
     recent: Cache = field(default_factory=lambda: Cache.recent(_RECENT_SIZE))
 
@@ -287,18 +291,26 @@ async def answer(
     """
     started = time.perf_counter()
 
-    async def run(interest: Interest) -> Encoded:
+    block: dict[str, Call] = {}  # of the run that makes several tiles: their calls by key
+
+    def together() -> Mapping[str, Callable[[], Subject]]:
+        block.update(services.metatiles.block(call))
+        return {key: member.subject for key, member in block.items()}
+
+    async def run(interest: Interest) -> Encoded | Mapping[str, Encoded]:
         looks: list[bool] = []  # one for each nested run that looked at the caller
         answers = answers_of(call, services, looks)
+        job = replace(call.job(), metatile=math.isqrt(len(block))) if block else call.job()
         try:
-            encoded = await services.executor.run(call.job(), call.bundle, answers, interest)
+            encoded = await services.executor.run(job, call.bundle, answers, interest)
         except UdfError as error:
             error.read_caller |= bool(looks)
             raise
         meta = {**encoded.meta, **printed(encoded.meta, services.redact)}
-        return replace(encoded, meta={**meta, "read_caller": True} if looks else meta)
+        encoded = replace(encoded, meta={**meta, "read_caller": True} if looks else meta)
+        return services.metatiles.cut(encoded, call, block) if block else encoded
 
-    stored, outcome = await _stored(call, services, run, leaving, visit)
+    stored, outcome = await _stored(call, services, run, together, leaving, visit)
     took = 1000 * (time.perf_counter() - started)
     meta = stored.encoded.meta
     if outcome in ("hit", "stale"):
@@ -308,7 +320,12 @@ async def answer(
 
 
 async def _stored(
-    call: Call, services: Services, run: Compute, leaving: Leaving | None, visit: Visit | None
+    call: Call,
+    services: Services,
+    run: Compute,
+    together: Callable[[], Mapping[str, Callable[[], Subject]]],
+    leaving: Leaving | None,
+    visit: Visit | None,
 ) -> tuple[Stored, Outcome]:
     key = call.cache_key()
     place = key if visit is None else f"{key}/{visit.place}"
@@ -324,6 +341,7 @@ async def _stored(
         stale_while_revalidate=call.stale_while_revalidate,
         stale_if_error=call.stale_if_error,
         subject=call.subject,
+        together=together,
         leaving=leaving,
     )
     if visit is not None and (call.max_age == 0 or stored.encoded.meta.get("uncounted")):

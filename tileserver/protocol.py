@@ -71,7 +71,8 @@ class Job:
     defaults). ``headers`` is what the UDF may see of its caller. ``recursion`` counts UDFs that called one
     another, from 1; ``nested`` of them wait on this server for this one, which then ends by the
     ``deadline`` of the one that called it (the server's monotonic clock; None without one). ``style`` is the
-    document that features are drawn with, as JSON text; the default one where it is None.
+    document that features are drawn with, as JSON text; the default one where it is None. With a ``metatile``
+    of n > 1 the function runs once for the block of n x n tiles that ``tile`` lies in.
     """
 
     owner: str
@@ -88,6 +89,7 @@ class Job:
     time_limit: float = 120.0
     deadline: float | None = None
     style: str | None = None
+    metatile: int = 1
 
     def to_json(self) -> dict[str, Any]:
         header = {name: getattr(self, name) for name in _JOB_PLAIN}
@@ -111,7 +113,7 @@ class Job:
 
 _JOB_PLAIN: Final = (
     *("owner", "bundle", "udf", "arguments", "formats", "default"),
-    *("headers", "recursion", "nested", "time_limit", "style"),
+    *("headers", "recursion", "nested", "time_limit", "style", "metatile"),
 )
 
 
@@ -229,7 +231,8 @@ class Encoded:
     """A result as bytes. ``created`` is the time of the run (Unix seconds).
 
     ``meta`` has plain facts about the run: ``kind``, ``format``, ``stdout``, ``stderr``, ``bounds`` of
-    the data, ``empty``, ``status`` and ``headers`` of a ready-made response, ``run_ms``, ``encode_ms``.
+    the data, ``empty``, ``status`` and ``headers`` of a ready-made response, ``run_ms``, ``encode_ms``. Of a
+    block of tiles ``body`` holds all bodies in a row, and ``tiles`` says of each where it ends.
     """
 
     body: bytes

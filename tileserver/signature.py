@@ -21,6 +21,9 @@ _PLAIN_TYPES: Final = frozenset(
     | {"List", "Dict", "Tuple", "Set", "Literal", "UUID", "date", "datetime", "time"}
 )
 
+# Annotations whose value in a tile run has the tile's bounds and nothing else.
+_BOUNDS_TYPES: Final = frozenset({"Bounds", "Bbox", "list", "List", "tuple", "Tuple", "str"})
+
 _LONGEST_INT: Final = 4096  # bits; Python writes no number of more than 4300 digits
 
 
@@ -120,6 +123,16 @@ class Signature:
         if first is None or {"x", "y", "z"} <= names or first.type_name in _PLAIN_TYPES:
             return None
         return first.name
+
+    @cached_property
+    def knows_only_bounds(self) -> bool:
+        """Whether all that a tile run tells the function of its tile is where that lies: not its zoom."""
+        parameter = self.parameter(self.tile_parameter or "")
+        return (
+            parameter is not None
+            and parameter.type_name in _BOUNDS_TYPES
+            and not {"x", "y", "z"} & self.names
+        )
 
     @cached_property
     def filled_by_tile(self) -> frozenset[str]:

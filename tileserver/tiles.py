@@ -99,6 +99,19 @@ def bounding_tile(box: Bounds) -> Tile:
     return mercantile.bounding_tile(west, south, east, north)
 
 
+def block(tile: Tile, side: int) -> tuple[Tile, tuple[Tile, ...]]:
+    """The block of ``side`` x ``side`` tiles of one zoom that a tile lies in: the tile of a lower zoom that
+    covers the same ground, and the block's tiles row by row from the north-west.
+
+    :param side: a power of two, no more than there are tiles along the matrix (2 ** zoom).
+    """
+    levels = side.bit_length() - 1
+    whole = Tile(x=tile.x >> levels, y=tile.y >> levels, z=tile.z - levels)
+    left, top = whole.x << levels, whole.y << levels
+    parts = (Tile(x=left + n % side, y=top + n // side, z=tile.z) for n in range(side * side))
+    return whole, tuple(parts)
+
+
 def fit_zoom(box: Bounds, *, width: int = 512, height: int = 512) -> int:
     """The largest zoom at which the bounds fit into ``width`` x ``height`` pixels of 512 px tiles."""
     west, south, east, north = box

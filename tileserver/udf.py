@@ -19,7 +19,7 @@ Empty = Literal["transparent", "204", "404"]
 @dataclass(frozen=True, slots=True)
 class UdfSettings:
     """The table ``[udf.NAME]`` of ``canvas.toml``. Ages and limits are seconds, ``bounds`` degrees,
-    ``buffer`` tile units, ``size`` pixels; None leaves a value open."""
+    ``buffer`` tile units, ``size`` pixels, ``metatile`` tiles along a side; None leaves a value open."""
 
     mode: Mode = "auto"
     cache: bool = True
@@ -34,6 +34,7 @@ class UdfSettings:
     empty: Empty = "transparent"
     size: int | None = None
     buffer: int = DEFAULT_BUFFER
+    metatile: int = 1
     time_limit: int | None = None
     data: tuple[str, ...] = ()
 
@@ -103,6 +104,12 @@ def _one_of(*words: str) -> Any:
     return read
 
 
+def _power(value: Any) -> int:
+    if value not in (1, 2, 4, 8) or isinstance(value, bool | float):
+        raise ValueError("takes 1, 2, 4 or 8")
+    return int(value)
+
+
 def _switch(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("takes true or false")
@@ -143,6 +150,7 @@ _READERS: dict[str, Any] = {
     "empty": _one_of("transparent", "204", "404"),
     "size": _whole(1, 4096),
     "buffer": _whole(0, 4096),
+    "metatile": _power,
     "time_limit": parse_duration,
     "data": _globs,
 }

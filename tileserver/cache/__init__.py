@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -39,8 +39,11 @@ __all__ = [
 ]
 
 Outcome = Literal["hit", "miss", "shared", "stale"]
-# Runs once; what it is given says whether anybody still waits for it.
-Compute = Callable[[Interest], Awaitable[Encoded]]
+# Runs once; what it is given says whether anybody still waits for it. It makes one result, or several by key.
+Made = Encoded | Mapping[str, Encoded]
+Compute = Callable[[Interest], Awaitable[Made]]
+# What a result is of, worked out when it is made.
+Of = Callable[[], Subject]
 # Returns when whoever asked has left.
 Leaving = Callable[[], Awaitable[None]]
 
@@ -69,6 +72,10 @@ class CacheTier(Protocol):
     def close(self) -> None: ...
 
 
+class _NotMade(Exception):
+    """A run that was to make this result, too, has made others only."""
+
+
 class _Flight(NamedTuple):
     """A run under way, who waits for it, and what its result is of."""
 
@@ -79,6 +86,10 @@ class _Flight(NamedTuple):
 
 def _nothing() -> Subject:
     return Subject()
+
+
+def _alone() -> Mapping[str, Of]:
+    return {}
 
 
 class Cache:
@@ -96,7 +107,7 @@ class Cache:
         self._clock = clock
         self._secret = secret
         self._flights: dict[str, _Flight] = {}
-        self._runs: set[asyncio.Task[Stored]] = set()
+        self._runs: set[asyncio.Task[Any]] = set()
         self._not_to_keep: set[str] = set()  # of those under way: what was forgotten in the meantime
         self._counts = {"hit": 0, "miss": 0, "shared": 0, "stale": 0}
 
@@ -120,7 +131,8 @@ class Cache:
         max_age: int,
         stale_while_revalidate: int = 0,
         stale_if_error: int = 0,
-        subject: Callable[[], Subject] = _nothing,
+        subject: Of = _nothing,
+        together: Callable[[], Mapping[str, Of]] = _alone,
         leaving: Leaving | None = None,
     ) -> tuple[Stored, Outcome]:
         """A stored result no older than ``max_age`` seconds, that of a run under way, or that of a run of
@@ -128,6 +140,9 @@ class Cache:
 
         For so many seconds more (RFC 5861), a stored result is returned while one run in the background makes
         a new one, or in the place of a run that failed or found no room.
+
+        ``together`` is asked when a run begins: it gives the keys of all results that the run makes, this
+        one's included, and what they are of. Whoever asks for one of them meanwhile joins the run.
 
         A run goes on when whoever began it leaves: others may wait for it, and it is stored; it is told when
         nobody is left. Results that depend on their caller (``meta["read_caller"]``) and answers of status
@@ -142,11 +157,11 @@ class Cache:
             return self._counted(stored, "hit")
         stored = self._stored(key, max_age + stale_while_revalidate) if stale_while_revalidate else None
         if stored is not None:
-            self._refresh(key, compute, subject)
+            self._refresh(key, compute, subject, together)
             return self._counted(stored, "stale")
         failure: UdfError | Overloaded | None = None
         try:
-            made, outcome = await self._made(key, compute, subject, leaving)
+            made, outcome = await self._made(key, compute, subject, together, leaving)
         except (UdfError, Overloaded) as error:
             failure = error
         if stale_if_error and (failure is not None or made.encoded.meta.get("status") in _FAILED):
@@ -158,31 +173,57 @@ class Cache:
         return self._counted(made, outcome)
 
     async def _made(
-        self, key: str, compute: Compute, subject: Callable[[], Subject], leaving: Leaving | None
+        self,
+        key: str,
+        compute: Compute,
+        subject: Of,
+        together: Callable[[], Mapping[str, Of]],
+        leaving: Leaving | None,
     ) -> tuple[Stored, Outcome]:
         """The result of a run under way, or of one that begins now."""
-        flight = self._flights.get(key)
-        if flight is not None and flight.interest.is_open:
-            joined = await self._joined(flight, leaving)
+        while (flight := self._flights.get(key)) is not None and flight.interest.is_open:
+            try:
+                joined = await self._joined(flight, leaving)
+            except _NotMade:
+                continue
             if joined is not None:
                 return joined, "shared"
             return await self._own(key, compute, leaving), "miss"
-        return await _waited(self._take_off(key, compute, subject), leaving), "miss"
+        return await _waited(self._take_off(key, compute, subject, together), leaving), "miss"
 
-    def _refresh(self, key: str, compute: Compute, subject: Callable[[], Subject]) -> None:
+    def _refresh(
+        self, key: str, compute: Compute, subject: Of, together: Callable[[], Mapping[str, Of]]
+    ) -> None:
         """Begin a run for those who come later, unless one is under way. Nobody's leaving ends it."""
         flight = self._flights.get(key)
         if flight is None or not flight.interest.is_open:
-            waiting = asyncio.create_task(_waited(self._take_off(key, compute, subject), None))
-            self._runs.add(waiting)
-            waiting.add_done_callback(self._ended)
+            flight = self._take_off(key, compute, subject, together)
+            self._followed(asyncio.create_task(_waited(flight, None)))
 
-    def _take_off(self, key: str, compute: Compute, subject: Callable[[], Subject]) -> _Flight:
+    def _take_off(
+        self, key: str, compute: Compute, subject: Of, together: Callable[[], Mapping[str, Of]]
+    ) -> _Flight:
+        """Begin a run, and let those who ask for what it makes join it."""
         self._notice(now=True)  # so that what was purged before the run doesn't count against its result
-        flight = self._begin(key, compute, self._run_and_store, Label.of(subject(), self._secret))
+        others = together()
+        if not others:
+            flight = self._begin(key, compute, self._run_and_store, Label.of(subject(), self._secret))
+            self._announce(key, flight)
+            return flight
+        labels = {one: Label.of(of(), self._secret) for one, of in others.items()}
+        interest = Interest()
+        run = asyncio.create_task(self._run_and_store_all(compute(interest), labels))
+        self._followed(run)
+        for one, label in labels.items():
+            if one == key or one not in self._flights:
+                task = asyncio.create_task(_one_of(run, one))
+                self._followed(task)
+                self._announce(one, _Flight(task, interest, label))
+        return self._flights[key]
+
+    def _announce(self, key: str, flight: _Flight) -> None:
         self._flights[key] = flight
         flight.task.add_done_callback(lambda _: self._landed(key, flight))
-        return flight
 
     def stored(self, key: str, max_age: int) -> Stored | None:
         """A stored result no older than ``max_age`` seconds, counted as a hit. None says nothing:
@@ -226,16 +267,19 @@ class Cache:
         self,
         key: str,
         compute: Compute,
-        run: Callable[[str, Awaitable[Encoded], Label], Coroutine[Any, Any, Stored]],
+        run: Callable[[str, Awaitable[Made], Label], Coroutine[Any, Any, Stored]],
         label: Label,
     ) -> _Flight:
         interest = Interest()
         task = asyncio.create_task(run(key, compute(interest), label))
-        self._runs.add(task)
-        task.add_done_callback(self._ended)
+        self._followed(task)
         return _Flight(task, interest, label)
 
-    def _ended(self, task: asyncio.Task[Stored]) -> None:
+    def _followed(self, task: asyncio.Task[Any]) -> None:
+        self._runs.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._runs.discard(task)
         if not task.cancelled():
             task.exception()  # it has been told to those who waited; nobody may be left to ask
@@ -285,16 +329,30 @@ class Cache:
     def _is_fresh(self, created: float, max_age: int) -> bool:
         return -_CLOCK_SLACK <= self._clock() - created <= max_age
 
-    async def _run(self, key: str, computed: Awaitable[Encoded], label: Label) -> Stored:
-        encoded = await computed
+    async def _run(self, key: str, computed: Awaitable[Made], label: Label) -> Stored:
+        made = await computed
+        encoded = made if isinstance(made, Encoded) else made[key]
         return Stored(key, encoded, _etag(encoded), label)
 
-    async def _run_and_store(self, key: str, computed: Awaitable[Encoded], label: Label) -> Stored:
+    async def _run_and_store(self, key: str, computed: Awaitable[Made], label: Label) -> Stored:
         stored = await self._run(key, computed, label)
         self._notice()
         if key not in self._not_to_keep:
             self._keep(stored)
         return stored
+
+    async def _run_and_store_all(
+        self, computed: Awaitable[Made], labels: Mapping[str, Label]
+    ) -> Mapping[str, Stored]:
+        """The results of a run by key; not all that it was to make have to be there."""
+        made = await computed
+        assert not isinstance(made, Encoded), "one of several results says which it is"
+        results = {key: Stored(key, one, _etag(one), labels[key]) for key, one in made.items()}
+        self._notice()
+        for key, stored in results.items():
+            if key not in self._not_to_keep:
+                self._keep(stored)
+        return results
 
     def keep(self, key: str, stored: Stored) -> None:
         """Store the result of another cache's run."""
@@ -313,6 +371,17 @@ class Cache:
     def _counted(self, stored: Stored, outcome: Outcome) -> tuple[Stored, Outcome]:
         self._counts[outcome] += 1
         return stored, outcome
+
+
+async def _one_of(run: asyncio.Task[Mapping[str, Stored]], key: str) -> Stored:
+    """One of the results of a run.
+
+    :raises _NotMade: when the run hasn't made it.
+    """
+    results = await asyncio.shield(run)
+    if key not in results:
+        raise _NotMade
+    return results[key]
 
 
 async def _waited(flight: _Flight, leaving: Leaving | None) -> Stored:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from tileserver.errors import UnsupportedOutput
@@ -19,19 +19,28 @@ from tileserver.render.classify import Classified, classify, type_name
 
 # An encoder returns the body, and facts about it: "bounds", "empty", "media_type" when it isn't the format's.
 Encoder = Callable[[Classified, Format, Job], tuple[bytes, dict[str, Any]]]
+# Body, media type and facts.
+Part = tuple[bytes, str, dict[str, Any]]
 
 _PIXELS = frozenset({Kind.RASTER, Kind.GEORASTER, Kind.IMAGE})
 _MARKUP: Final = re.compile(r"\s*<[!?A-Za-z]")
 
 
-def encode(value: object, job: Job) -> tuple[bytes, str, dict[str, Any]]:
+def encode(value: object, job: Job) -> Part:
     """Body, media type and facts of a UDF's result.
 
     :raises UnsupportedOutput: when the only format asked for can't hold it, or nothing can. The message
         names the Python type.
     """
+    with naming(value):
+        return encode_classified(classify(value), job)
+
+
+@contextmanager
+def naming(value: object) -> Iterator[None]:
+    """What can't be written is said with the Python type of the UDF's result."""
     try:
-        return _encoded(value, job)
+        yield
     except UnsupportedOutput as problem:
         name = type_name(value)
         if name not in problem.message:
@@ -39,9 +48,9 @@ def encode(value: object, job: Job) -> tuple[bytes, str, dict[str, Any]]:
         raise
 
 
-def _encoded(value: object, job: Job) -> tuple[bytes, str, dict[str, Any]]:
-    found = classify(value)
-    if _is_nothing(found, job):
+def encode_classified(found: Classified, job: Job) -> Part:
+    """``encode`` of a value that has been sorted."""
+    if is_nothing(found, job):
         return _nothing(job)
     if found.kind is Kind.RESPONSE:
         from tileserver.render.document import response
@@ -49,13 +58,13 @@ def _encoded(value: object, job: Job) -> tuple[bytes, str, dict[str, Any]]:
         return response(found)
     if found.kind is Kind.BUNDLE:
         return _bundle(found, job)
-    chosen = _chosen(found, job)
-    body, facts = encoder(chosen)(found, chosen, job)
-    media_type = facts.pop("media_type", chosen.media_type)
-    return body, media_type, {"kind": str(found.kind), "format": chosen.name, **facts}
+    row = chosen(found, job)
+    body, facts = encoder(row)(found, row, job)
+    media_type = facts.pop("media_type", row.media_type)
+    return body, media_type, {"kind": str(found.kind), "format": row.name, **facts}
 
 
-def _bundle(found: Classified, job: Job) -> tuple[bytes, str, dict[str, Any]]:
+def _bundle(found: Classified, job: Job) -> Part:
     """A zip whatever was asked for, unless that is JSON alone and JSON can say all of it."""
     from tileserver.render.document import bundle
 
@@ -68,7 +77,7 @@ def _bundle(found: Classified, job: Job) -> tuple[bytes, str, dict[str, Any]]:
     return body, BUNDLE_MEDIA_TYPE, {"kind": str(found.kind), "format": "zip", **facts}
 
 
-def _is_nothing(found: Classified, job: Job) -> bool:
+def is_nothing(found: Classified, job: Job) -> bool:
     """None; and a table without rows or an empty list where no format asked for can say that. In a tile
     without a format they are a layer with nothing in it."""
     if found.kind is Kind.NONE:
@@ -84,8 +93,9 @@ def _is_nothing(found: Classified, job: Job) -> bool:
     )
 
 
-def _chosen(found: Classified, job: Job) -> Format:
-    """Markup that nobody asked to have as JSON alone stays HTML, also in a list that prefers JSON."""
+def chosen(found: Classified, job: Job) -> Format:
+    """The format that a value is written in. Markup that nobody asked to have as JSON alone stays HTML, in a
+    list that prefers JSON, too."""
     if found.kind is Kind.TEXT and len(job.formats) > 1 and _MARKUP.match(found.value):
         offered = [name for name in job.formats if found.kind in FORMATS[name.rpartition(":")[2]].holds]
         if offered == ["json"]:
@@ -134,7 +144,7 @@ def _default(kind: Kind, default: Default) -> str:
     return "json"
 
 
-def _nothing(job: Job) -> tuple[bytes, str, dict[str, Any]]:
+def _nothing(job: Job) -> Part:
     """No data: a transparent picture where a map wants one, else an empty body."""
     facts: dict[str, Any] = {"kind": str(Kind.NONE), "empty": True}
     first = job.formats[0].rpartition(":")[2] if job.formats else ""

@@ -5,19 +5,23 @@ The only place that catches whatever user code raises.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
 
-from tileserver import fused
+from mercantile import Tile
+
+from tileserver import fused, tiles
 from tileserver.errors import BadRequest, TileServerError, UdfError, UnknownUdf, UnsupportedOutput
 from tileserver.fused import state
 from tileserver.fused.values import options
-from tileserver.protocol import Bundle, Encoded, Job
-from tileserver.render import encode
+from tileserver.protocol import Bundle, Encoded, Job, RenderOptions
+from tileserver.render import Part, encode
+from tileserver.render.metatile import NotCuttable, encode_block
 from tileserver.render.raster import check_options
 from tileserver.worker import arguments, calls, failures, sources, standins
 
@@ -58,12 +62,18 @@ def _attempt(job: Job, bundle: Bundle, run: state.Run) -> Encoded | TileServerEr
         with sources.executed(bundle, job.udf) as module:
             function, signature = calls.entry_point(bundle, module)
             lineno = signature.lineno
-            values = arguments.coerce(
-                function, job.arguments, job.tile, signature=signature, options=job.options
-            )
+            tile, options = _asked_of(job)
+            values = arguments.coerce(function, job.arguments, tile, signature=signature, options=options)
             value = calls.call(function, values)
             returned = time.perf_counter()
-            body, media_type, facts = _encode(value, job, bundle)
+            body, media_type, facts = _encode(
+                value, job, bundle, sized=signature.parameter("size") is not None
+            )
+    except NotCuttable as reason:
+        single = _attempt(replace(job, metatile=1), bundle, run)
+        if isinstance(single, Encoded):
+            return replace(single, meta={**single.meta, "uncut": str(reason)})
+        return single
     except (BadRequest, UnsupportedOutput) as error:
         return error.with_traceback(None)
     except BaseException as error:  # user code may raise anything, exits and interrupts included
@@ -76,10 +86,20 @@ def _attempt(job: Job, bundle: Bundle, run: state.Run) -> Encoded | TileServerEr
     return Encoded(body, media_type, created, meta)
 
 
-def _encode(value: object, job: Job, bundle: Bundle) -> tuple[bytes, str, dict[str, Any]]:
+def _asked_of(job: Job) -> tuple[Tile | None, RenderOptions]:
+    """The tile and the options that the function is told of: of a whole block where it is run for one."""
+    if job.metatile == 1 or job.tile is None:
+        return job.tile, job.options
+    whole, _ = tiles.block(job.tile, job.metatile)
+    return whole, replace(job.options, scale=job.options.scale * job.metatile)
+
+
+def _encode(value: object, job: Job, bundle: Bundle, *, sized: bool) -> Part:
     try:
-        return encode(value, job)
-    except (BadRequest, UnsupportedOutput):
+        if job.metatile == 1:
+            return encode(value, job)
+        return _joined(encode_block(value, job, sized=sized))
+    except (BadRequest, UnsupportedOutput, NotCuttable):
         raise
     except BaseException as error:  # a value that fails when it is read: user code again, or its data
         cause = failures.describe(error, bundle, job.udf, None)
@@ -89,6 +109,13 @@ def _encode(value: object, job: Job, bundle: Bundle) -> tuple[bytes, str, dict[s
         lineno=cause.lineno,
         traceback=cause.traceback,
     )
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    """The tiles of a block as one body."""
+    ends = itertools.accumulate(len(body) for body, _, _ in parts)
+    listed = [[end, media_type, facts] for end, (_, media_type, facts) in zip(ends, parts, strict=True)]
+    return b"".join(body for body, _, _ in parts), "application/octet-stream", {"tiles": listed}
 
 
 def _ms(start: float, end: float) -> float:
