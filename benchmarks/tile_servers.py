@@ -68,12 +68,13 @@ Path_ = Callable[[Tile], str]
 
 
 @contextmanager
-def ours(scene: Scene) -> Iterator[tuple[str, Path_]]:
-    """Our server's address, and where its tiles are."""
+def ours(scene: Scene, *, metatile: int = 1) -> Iterator[tuple[str, Path_]]:
+    """Our server's address, and where its tiles are; ``metatile`` tiles along a side are made by one run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "city").mkdir()
         (folder / "city/photo.py").write_text(_UDF.format(path=scene.path))
+        (folder / "city/canvas.toml").write_text(f"[udf.photo]\nmetatile = {metatile}\n")
         access = Access(folder / ".tileserver")
         token = access.share("city").token
         access.close()
@@ -172,7 +173,7 @@ def check(servers: Sequence[tuple[str, Path_]], tiles: Sequence[Tile]) -> float:
         for url, path in servers:
             _, (body,) = fetch(url, [path(tile)])
             pictures.append(np.asarray(Image.open(io.BytesIO(body)).convert("RGBA")))
-        shares.append(float((pictures[0] != pictures[1]).any(axis=-1).mean()))
+        shares += [float((pictures[0] != other).any(axis=-1).mean()) for other in pictures[1:]]
     if max(shares) > _OFF:
         raise RuntimeError(f"the servers' pictures differ in {max(shares):.1%} of their pixels")
     return max(shares)

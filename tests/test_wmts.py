@@ -125,6 +125,7 @@ def made(*found: Layer, title: str = "City", description: str = "") -> Any:
         found,
         url=f"{BASE}.wmts.xml",
         tiles_url=lambda one, tile: f"{BASE}/{quote(one.name, safe='')}/run/tiles/{tile}?a=1&b=2",
+        legend_url=lambda one: f"{BASE}/{quote(one.name, safe='')}/run/legend.png?a=1&b=2",
     )
     return etree.fromstring(body)
 
@@ -236,6 +237,10 @@ def test_a_canvas_lists_its_layers(server: Server, schema: etree.XMLSchema) -> N
     assert found.keys() == {"where", "large", "points and <lines>", "one"}
     assert found["where"].findtext("ows:Abstract", "", NS) == 'Columns, rows & "tiles".'
     assert document.findtext("ows:ServiceIdentification/ows:Title", "", NS) == 'A < B & "C"'
+    legend = found["points and <lines>"].find("w:Style/w:LegendURL", NS)
+    assert legend is not None
+    picture = httpx.get(legend.attrib["{http://www.w3.org/1999/xlink}href"], timeout=30)
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
     zooms = [row.findtext("w:TileMatrix", "", NS) for row in found["where"].iter("{*}TileMatrixLimits")]
     assert zooms == [str(zoom) for zoom in range(1, 21)]
     corners = [

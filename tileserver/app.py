@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import NamedTuple, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -59,7 +59,7 @@ def create_app(
     ``executor`` takes the place of the local pool; ``fixed_tokens`` maps tokens that are accepted as they
     are to canvases (the demo's).
     """
-    coded_size = settings.memory_cache // 4
+    memory = _Memory.of(settings)
     counted = Metrics()
     manners = Manners(allows_host=settings.allows_host, cors_origins=settings.cors_origins)
     requests = RequestLog(write_requests)
@@ -68,7 +68,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         access = Access(settings.state_dir, fixed=fixed_tokens or {})
         vault = Vault(settings.state_dir)
-        cache = _open_cache(settings, access, settings.memory_cache - coded_size)
+        cache = _open_cache(settings, access, memory.results)
         counted.open(settings.state_dir / "metrics")
         app.state.runs = platform.make_runs()
         looking = asyncio.create_task(_tell_metadata(settings))
@@ -129,7 +129,7 @@ def create_app(
     )
     app.state.metrics = counted
     app.state.public_url = settings.public_url
-    app.state.coder = Coder(coded_size)
+    app.state.coder = Coder(memory.coded)
     app.state.manners, app.state.requests = manners, requests
     app.state.fixed_tokens = dict(fixed_tokens or {})
     return app
@@ -153,8 +153,8 @@ def create_relay(
 ) -> Front:
     """A web process besides the owner (see ``processes``): it answers with what is stored, and hands
     everything else to the owner."""
+    memory = _Memory.of(settings)
     counted = Metrics()
-    coded_size = settings.memory_cache // 4
     manners = Manners(allows_host=settings.allows_host, cors_origins=settings.cors_origins)
     requests = RequestLog(write_requests)
     opened: list[Doors] = []
@@ -163,7 +163,7 @@ def create_relay(
     async def opening() -> AsyncIterator[None]:
         access = Access(settings.state_dir, fixed=fixed_tokens or {})
         vault = Vault(settings.state_dir)
-        cache = _open_cache(settings, access, settings.memory_cache - coded_size)
+        cache = _open_cache(settings, access, memory.results)
         counted.open(settings.state_dir / "metrics")
         try:
             catalog = Catalog(settings.workspace, vault.of)
@@ -182,7 +182,7 @@ def create_relay(
     return Front(
         Relay(channel, unreachable=unreachable, patience=patience, opening=opening),
         doors=lambda: opened[0] if opened else None,
-        coder=Coder(coded_size),
+        coder=Coder(memory.coded),
         manners=manners,
         requests=requests,
         observe=counted.observe_request,
@@ -192,6 +192,18 @@ def create_relay(
 async def _unreachable(scope: Scope, receive: Receive, send: Send) -> None:
     response = responses.failure(Overloaded("the server is restarting; ask again", retry_after=1))
     await response(scope, receive, send)
+
+
+class _Memory(NamedTuple):
+    """Bytes of memory that one web process keeps: for results, and for their compressed bodies."""
+
+    results: int
+    coded: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> _Memory:
+        share = settings.memory_cache // settings.http_workers
+        return cls(share - share // 4, share // 4)
 
 
 def _open_cache(settings: Settings, access: Access, memory: int) -> Cache:
@@ -246,7 +258,9 @@ async def home(request: Request) -> Response:
     """What this is; the demo's UDFs where it is the demo."""
     request.state.facts["route"] = "home"
     if "text/html" not in request.headers.get("accept", ""):
-        return JSONResponse({"name": "tileserver", "version": __version__})
+        return JSONResponse(
+            {"name": "tileserver", "version": __version__}, headers={"cache-control": "no-cache"}
+        )
     page = pages.home_page(sorted(request.app.state.fixed_tokens))
     return HTMLResponse(page, headers=pages.headers(pages.new_nonce()))
 

@@ -26,8 +26,8 @@ STATIC: Final = Path(__file__).parent / "static"
 _MAPLIBRE: Final = "vendor/maplibre-gl/maplibre-gl-csp"
 
 
-def headers(nonce: str) -> dict[str, str]:
-    """Headers of a page whose scripts carry the nonce."""
+def headers(nonce: str, *, framed: bool = True) -> dict[str, str]:
+    """Headers of a page whose scripts carry the nonce; whether pages of others may show it in a frame."""
     policy = (
         "default-src 'none'",
         f"script-src 'nonce-{nonce}'",
@@ -38,6 +38,7 @@ def headers(nonce: str) -> dict[str, str]:
         "frame-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
+        *(() if framed else ("frame-ancestors 'none'",)),
     )
     return {"content-security-policy": "; ".join(policy), "cache-control": "no-store"}
 

@@ -75,7 +75,8 @@ async def _answer(request: Request, services: Services) -> Response:
         if isinstance(error, Unauthorized) and _is_page(request, facts.get("route")):
             nonce = pages.new_nonce()
             page = pages.locked_page(error.scheme, nonce)
-            return HTMLResponse(page, error.status, headers=pages.headers(nonce))
+            # Nobody's page may lay itself over a form that takes a passcode.
+            return HTMLResponse(page, error.status, headers=pages.headers(nonce, framed=False))
         raise
     facts["timings"]["access"] = 1000 * (time.perf_counter() - started)
     facts["canvas"] = grant.canvas
@@ -253,8 +254,14 @@ async def capabilities(request: Request, target: Target, grant: Grant, services:
         query = urlencode([("size", str(wmts.TILE_SIZE)), ("_v", layer.revision), *session])
         return f"{base}/{quote(layer.name, safe='')}/run/tiles/{tile}?{query}"
 
+    def legend_url(layer: documents.Layer) -> str:
+        query = urlencode([("_v", layer.revision), *session])
+        return f"{base}/{quote(layer.name, safe='')}/run/legend.png?{query}"
+
     url = f"{base}.wmts.xml" + (f"?{urlencode(session)}" if session else "")
-    body = wmts.capabilities(found.title, found.description, described, url=url, tiles_url=tiles_url)
+    body = wmts.capabilities(
+        *(found.title, found.description, described), url=url, tiles_url=tiles_url, legend_url=legend_url
+    )
     return responses.document(request, body, _kept(grant), "application/xml")
 
 

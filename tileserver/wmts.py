@@ -34,19 +34,27 @@ _ROOT: Final = (
 
 # Gives the template of a layer's tiles for the last segments of the address.
 TilesUrl = Callable[[Layer, str], str]
+LegendUrl = Callable[[Layer], str]
 
 
 def capabilities(
-    title: str, description: str, layers: Sequence[Layer], *, url: str, tiles_url: TilesUrl
+    title: str,
+    description: str,
+    layers: Sequence[Layer],
+    *,
+    url: str,
+    tiles_url: TilesUrl,
+    legend_url: LegendUrl,
 ) -> bytes:
-    """The document, in UTF-8. ``url`` is its own address; ``tiles_url`` makes those of the tiles."""
+    """The document, in UTF-8. ``url`` is its own address; ``tiles_url`` makes those of the tiles,
+    ``legend_url`` those of the pictures of the legends."""
     last = max((_ALL, *(layer.maxzoom for layer in layers)))
     parts = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         _ROOT,
         _service(title, description),
         "<Contents>",
-        *("".join(_layer(layer, tiles_url)) for layer in layers),
+        *("".join(_layer(layer, tiles_url, legend_url(layer))) for layer in layers),
         *_matrix_set(last),
         "</Contents>",
         f'<ServiceMetadataURL xlink:href="{_text(url)}"/>',
@@ -63,7 +71,7 @@ def _service(title: str, description: str) -> str:
     return f"<ows:ServiceIdentification>{about}{version}</ows:ServiceIdentification>"
 
 
-def _layer(layer: Layer, tiles_url: TilesUrl) -> Iterator[str]:
+def _layer(layer: Layer, tiles_url: TilesUrl, legend: str) -> Iterator[str]:
     west, south, east, north = _with_area(layer.bounds, layer.maxzoom)
     # One format: some clients take the last template, whatever format they were asked for. Vectors are drawn.
     picture = FORMATS["png" if layer.format == "mvt" else layer.format]
@@ -72,7 +80,8 @@ def _layer(layer: Layer, tiles_url: TilesUrl) -> Iterator[str]:
     yield f"<ows:WGS84BoundingBox><ows:LowerCorner>{west!r} {south!r}</ows:LowerCorner>"
     yield f"<ows:UpperCorner>{east!r} {north!r}</ows:UpperCorner></ows:WGS84BoundingBox>"
     yield f"<ows:Identifier>{_text(layer.name)}</ows:Identifier>"
-    yield '<Style isDefault="true"><ows:Identifier>default</ows:Identifier></Style>'
+    yield '<Style isDefault="true"><ows:Identifier>default</ows:Identifier>'
+    yield f'<LegendURL format="image/png" xlink:href="{_text(legend)}"/></Style>'
     yield f"<Format>{picture.media_type}</Format>"
     yield f"<TileMatrixSetLink><TileMatrixSet>{_MATRIX_SET}</TileMatrixSet><TileMatrixSetLimits>"
     yield from _limits(layer)
