@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tileserver.requestlog import RequestLog
+from tileserver.requestlog import About, RequestLog
 
 log = logging.getLogger("tileserver.access")
 
@@ -129,7 +129,9 @@ class Edge:
         finally:
             about = {"method": scope["method"], "route": "other"}
             about |= {k: facts[k] for k in ("route", "canvas", "udf", "tile") if facts.get(k) is not None}
-            self.requests.note(about, line_facts(status, facts.get("cache"), facts["timings"], request_id))
+            self.requests.note(
+                About(about), line_facts(status, facts.get("cache"), facts["timings"], request_id)
+            )
 
     def _early(self, scope: Scope, headers: Headers, cors: Pairs) -> ASGIApp | None:
         """An answer that needs no application: too long a head, a foreign host, or a preflight request."""
