@@ -312,9 +312,11 @@ def main() -> int:
     if chosen.scaling:
         from benchmarks.scaling import rows
 
-        for row in rows(chosen, tileserver):
+        grown = False
+        for number, row in enumerate(rows(chosen, tileserver)):
             print(row, flush=True)
-        return 0
+            grown |= number > 1 and bool(row.split("|")[-2].strip())
+        return int(grown)
     for program in ("wrk", "nginx"):
         if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
             parser.error(f"{program} is not installed: apt-get install wrk nginx-light")

@@ -401,7 +401,7 @@ async def test_a_line_of_the_log_is_the_same_by_both_doors(served: Both) -> None
     fast = await served.at_once(f"{TILE}.png")
     await asyncio.to_thread(served.front._requests.close)
 
-    one, other = ({**line.about, **line.facts} for line in lines[-2:])
+    one, other = ({**line.about.fields, **line.facts} for line in lines[-2:])
     assert one.pop("id") == whole.headers["x-fused-request-id"]
     assert other.pop("id") == fast.headers["x-fused-request-id"]
     assert isinstance(one.pop("ms"), float)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from tileserver import requestlog
-from tileserver.requestlog import Line, RequestLog
+from tileserver.requestlog import About, Line, RequestLog
 
 
 class Written:
@@ -36,7 +36,7 @@ def test_lines_keep_their_order_and_none_is_lost() -> None:
     written = Written()
     log = RequestLog(written)
     for number in range(20_000):
-        log.note({"route": "tile"}, {"id": number})
+        log.note(About({"route": "tile"}), {"id": number})
     log.close()
 
     assert [line.facts["id"] for line in written.lines] == list(range(20_000))
@@ -48,7 +48,7 @@ def test_a_log_that_was_closed_goes_on() -> None:
     written = Written()
     log = RequestLog(written)
     for number in range(3):
-        log.note({}, {"id": number})
+        log.note(About({}), {"id": number})
         log.close()
 
     assert [line.facts["id"] for line in written.lines] == [0, 1, 2]
@@ -61,7 +61,7 @@ def test_a_slow_reader_costs_lines_and_says_how_many(monkeypatch: pytest.MonkeyP
     written.gate.clear()
     log = RequestLog(written)
     for number in range(100):
-        log.note({}, {"id": number})
+        log.note(About({}), {"id": number})
     written.gate.set()
     log.close()
 
@@ -71,12 +71,12 @@ def test_a_slow_reader_costs_lines_and_says_how_many(monkeypatch: pytest.MonkeyP
 
 PROGRAM = """
 import sys
-from tileserver.requestlog import RequestLog
+from tileserver.requestlog import About, RequestLog
 from tileserver.telemetry import configure_logging, write_requests
 configure_logging(sys.argv[1])
 log = RequestLog(write_requests)
 for number in range(1000):
-    log.note({"route": "tile", "udf": "a b"}, {"ms": 1.5, "id": str(number)})
+    log.note(About({"route": "tile", "udf": "a b"}), {"ms": 1.5, "id": str(number)})
 """
 
 

@@ -221,3 +221,14 @@ def test_a_stored_answer_to_head_has_no_body(server: Server) -> None:
 
     assert (status, body, headers["x-cache"]) == (200, b"", "hit")
     assert int(headers["content-length"]) > 0
+
+
+def test_a_body_that_nobody_asked_for_is_read_over(server: Server) -> None:
+    """RFC 9110, 9.3.1: a GET may come with one; what follows it is the next request."""
+    server.get("/{city}/echo.json?s=body")
+    target = f"/{server.tokens['city']}/echo.json?s=body".encode()
+    first = get(target, b"Content-Length: 5").replace(b"Connection: close\r\n", b"") + b"GET /x"[:5]
+
+    _, _, rest = sent(server, first + get(target))
+
+    assert rest.count(b'"body"') == 2

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tileserver.requestlog import RequestLog
+from tileserver.requestlog import About, RequestLog
 
 log = logging.getLogger("tileserver.access")
 
@@ -138,7 +138,7 @@ class Edge:
             self.observe(route, status, outcome, facts["timings"].get("total", 0.0) / 1000, size)
             about = {"method": scope["method"], "route": route}
             about |= {k: facts[k] for k in ("canvas", "udf", "tile") if facts.get(k) is not None}
-            self.requests.note(about, line_facts(status, outcome, facts["timings"], request_id))
+            self.requests.note(About(about), line_facts(status, outcome, facts["timings"], request_id))
 
     def _early(self, scope: Scope, headers: Headers, cors: Pairs) -> ASGIApp | None:
         """An answer that needs no application: too long a head, a foreign host, or a preflight request."""

@@ -30,7 +30,7 @@ from tileserver.loading import foreign_names
 from tileserver.params import Call, parse_query
 from tileserver.paths import readings
 from tileserver.pipeline import Doors, Target
-from tileserver.requestlog import RequestLog
+from tileserver.requestlog import About, RequestLog
 from tileserver.requests import SESSION, segments
 
 log = logging.getLogger("tileserver")
@@ -95,7 +95,7 @@ class _Plan:
     key: str
     route: str
     terms: Terms
-    about: Mapping[str, object]
+    about: About
     lasts: bool
     blocks: dict[tuple[Choice, Pairs], tuple[str, float, Block]] = field(default_factory=dict)
 
@@ -196,8 +196,8 @@ class Front:
             plan = self._made(asks, scope, fields, doors)
             if plan is not None and plan.lasts and len(path) + len(asks.query) <= _LONGEST:
                 self._remember(asks, plan)
-        if plan is not None and plan.about["method"] != method:
-            plan.about = {**plan.about, "method": method}
+        if plan is not None and plan.about.fields["method"] != method:
+            plan.about = About({**plan.about.fields, "method": method})
         return plan
 
     def _digest(self, scope: Scope, fields: Mapping[bytes, bytes]) -> bytes:
@@ -300,12 +300,12 @@ class Front:
         return block
 
 
-def _about(method: str, route: str, call: Call) -> dict[str, object]:
+def _about(method: str, route: str, call: Call) -> About:
     about: dict[str, object] = {"method": method, "route": route, "canvas": call.udf.canvas}
     about["udf"] = call.udf.name
     if call.tile is not None:
         about["tile"] = f"{call.tile.z}/{call.tile.x}/{call.tile.y}"
-    return about
+    return About(about)
 
 
 class _Waits(Exception):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 Fields = Mapping[str, object]
@@ -20,11 +21,19 @@ _GATHER: Final = 0.05  # seconds in which lines gather before they are written
 _MOST: Final = 200_000  # lines that wait at most; beyond it the log says how many are missing
 
 
+@dataclass(slots=True)
+class About:
+    """What many lines may share; ``text`` is for whoever writes it, to write it only once."""
+
+    fields: Fields
+    text: str = ""
+
+
 class Line(NamedTuple):
-    """One request, at a time in Unix seconds. ``about`` is what many of them may share."""
+    """One request, at a time in Unix seconds."""
 
     time: float
-    about: Fields
+    about: About
     facts: Fields
 
 
@@ -44,7 +53,7 @@ class RequestLog:
         self._writing = threading.Lock()
         self._writer: threading.Thread | None = None
 
-    def note(self, about: Fields, facts: Fields) -> None:
+    def note(self, about: About, facts: Fields) -> None:
         """Have a line written soon."""
         if len(self._lines) >= _MOST:
             self._dropped += 1

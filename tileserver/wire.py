@@ -49,6 +49,17 @@ class Bounds:
         return cls(connections=most // 3)
 
 
+class _Answered:
+    """What uvicorn looks at of a request that has been answered, as it takes in the rest of it."""
+
+    response_started = response_complete = keep_alive = True
+    disconnected = more_body = False
+    message_event = asyncio.Event()
+
+
+_ANSWERED: Final = _Answered()
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds."""
 
@@ -93,7 +104,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._read, self._kept, self._hosts = True, 0, 0, 0
-        self._refusal = ""
+        self._refusal, self._looked = "", False
 
     def on_url(self, url: bytes) -> None:
         if len(self.url) + len(url) > MAX_TARGET:
@@ -120,7 +131,8 @@ class Protocol(HttpToolsProtocol):
             self.scope["state"]["refusal"] = self._refusal
         if self._forwarding is not None:
             self._forwarding.rewrite(cast(dict[str, Any], self.scope))
-        super().on_headers_complete()
+        if not self._is_answered():
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._in_body = False
@@ -128,37 +140,49 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if isinstance(app, Front) and not self._has_to_wait(cycle):
-            reply = app.at_once(cast(Scope, cycle.scope))
-            if reply is not None:
-                self._send(reply, cycle)
-                return
-            app = app.app
-        super()._start_asgi_task(cycle, app)
+        # What has been looked at here need not be looked at again.
+        super()._start_asgi_task(cycle, app.app if self._looked else app)
 
-    def _has_to_wait(self, cycle: RequestResponseCycle) -> bool:
-        """Whether there is something to be done before an answer, or a client that doesn't take it in. What
-        stands in line behind other requests is begun by their ends: each at once would be in the other."""
+    # -- answers that are there at once
+
+    def _is_answered(self) -> bool:
+        """Answer a request without waiting, if that can be done; the rest is the application's."""
+        path, _, query = self.url.partition(b"?")
+        plain = path[:1] == b"/" and path.isascii() and b"%" not in path and b"#" not in self.url
+        if not (plain and isinstance(self.app, Front)) or self._has_to_wait():
+            return False
+        self._looked = True
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["path"], self.scope["raw_path"] = path.decode("ascii"), path
+        self.scope["query_string"] = query
+        reply = self.app.at_once(cast(Scope, self.scope))
+        if reply is not None:
+            self._send(reply)
+        return reply is not None
+
+    def _has_to_wait(self) -> bool:
+        """Whether something comes before an answer: the one to an earlier request, or a client's willingness
+        to go on, to take something in, or to speak HTTP at all."""
         return bool(
-            cycle.waiting_for_100_continue
+            (self.cycle is not None and not self.cycle.response_complete)
+            or self.expect_100_continue
             or self.flow.write_paused
-            or self.pipeline
             or self.transport.is_closing()
+            or self.parser.should_upgrade()
         )
 
-    def _send(self, reply: Reply, cycle: RequestResponseCycle) -> None:
+    def _send(self, reply: Reply) -> None:
         """Write an answer as a whole."""
-        head = [STATUS_LINE[reply.status], reply.lasting.text, written(reply.passing)]
+        keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        parts = [STATUS_LINE[reply.status], reply.lasting.text, written(reply.passing)]
         if self.server_state.default_headers:
-            head.append(written(tuple(self.server_state.default_headers)))
-        if not cycle.keep_alive:
-            head.append(b"connection: close\r\n")
-        head.append(b"\r\n")
+            parts.append(written(tuple(self.server_state.default_headers)))
+        parts.append(b"\r\n" if keeps else b"connection: close\r\n\r\n")
         if reply.body:
-            head.append(reply.body)
-        self.transport.writelines(head)  # one call to the kernel, and no copy of the body
-        cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
+            parts.append(reply.body)
+        self.transport.writelines(parts)  # one call to the kernel, and no copy of the body
+        self.cycle = cast(RequestResponseCycle, _ANSWERED)
+        if not keeps:
             self.transport.close()
         self.on_response_complete()
 
