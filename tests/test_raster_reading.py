@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -663,6 +665,24 @@ def test_a_file_that_is_not_there_is_rasterios_error(tmp_path: Path) -> None:
     """With its own message."""
     with pytest.raises(rasterio.errors.RasterioIOError, match=r"none\.tif"):
         raster.read(tmp_path / "none.tif", (0, 0, 0))
+
+
+def test_an_address_is_read_in_ranges_and_stays_open(tmp_path: Path) -> None:
+    """The same pixels as from the disk; once they are read, another look at them asks for nothing more."""
+    path, tile = with_overviews_of_its_mask(tmp_path), tile_in("utm", 0.5, 0.5, 8)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.ranges", str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{server.stdout.readline().strip()}/{path.name}"
+        found = read(url, tile)
+        server.kill()
+        again = read(url, tile)
+        requests = server.stdout.read().split()
+    handles.close()
+
+    assert 2 <= len(requests) < 10
+    assert np.ma.allequal(found, read(path, tile), fill_value=False) and np.ma.allequal(again, found)
 
 
 # -- as a tile

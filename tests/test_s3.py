@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import boto3
 import httpx
+import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import from_bounds
 
 from tests.conftest import Server
 from tileserver.vault import Vault
@@ -160,3 +165,31 @@ def test_another_canvas_has_no_credentials(serve: Callable[..., Server], store: 
     for answer in (sea, posted):
         assert answer.status_code == 422
         assert re.search("[Cc]redentials|Forbidden", answer.json()["detail"])
+
+
+def test_a_raster_is_read_from_the_same_store(
+    store: Store, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    """``tileserver.raster`` takes the canvas's variables as the other libraries do."""
+    profile = {"count": 1, "width": 64, "height": 64, "dtype": "uint8", "crs": 4326}
+    with rasterio.open(
+        tmp_path / "a.tif", "w", **profile, driver="GTiff", transform=from_bounds(0, 0, 10, 10, 64, 64)
+    ) as file:
+        file.write(np.full((1, 64, 64), 77, np.uint8))
+    bucket = boto3.client(
+        *("s3", "us-east-1"),
+        endpoint_url=store.url,
+        aws_access_key_id=store.key,
+        aws_secret_access_key=store.secret,
+    )
+    bucket.upload_file(str(tmp_path / "a.tif"), "fused-sample", "a.tif")
+    source = (
+        "from tileserver import raster\n@fused.udf\ndef udf():\n"
+        "    return raster.read('s3://fused-sample/a.tif', [2, 2, 3, 3], 8)\n"
+    )
+    server = serve({**store.canvas(), "city/photo.py": source})
+    set_secret(server, "city", store.secret)
+
+    response = eventually(server, "/{city}/photo.npy", 200)
+
+    assert (np.load(io.BytesIO(response.content)) == 77).all()

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags
@@ -109,10 +110,20 @@ def environment(name: str) -> AbstractContextManager[Any]:
     """GDAL's options for reading under this name."""
     if is_local(name):
         return nullcontext()
+    wanted = {**_REMOTE, **(_endpoint() if name.startswith(("s3://", "/vsis3/")) else {})}
     options: AbstractContextManager[Any] = rasterio.Env(
-        **{key: value for key, value in _REMOTE.items() if key not in os.environ}
+        **{key: value for key, value in wanted.items() if key not in os.environ}
     )
     return options
+
+
+def _endpoint() -> dict[str, str]:
+    """An object store of one's own, of which AWS's libraries are told by a variable, in GDAL's words."""
+    parts = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", ""))
+    if not parts.netloc:
+        return {}
+    secure = "YES" if parts.scheme == "https" else "NO"
+    return {"AWS_S3_ENDPOINT": parts.netloc, "AWS_HTTPS": secure, "AWS_VIRTUAL_HOSTING": "FALSE"}
 
 
 def _keep(name: str, level: int | None, stamp: object) -> Handle:
