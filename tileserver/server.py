@@ -34,6 +34,7 @@ from tileserver.vault import Vault
 from tileserver.wire import KEEP_ALIVE, Bounds, Protocol
 
 _GRACE = 30
+_TURN = 0.0005  # seconds that a thread, as of the log, may compute before the event loop gets its turn
 _END_LIMIT = 10  # seconds beyond that, for what is not a request
 
 
@@ -143,6 +144,7 @@ async def _serve(
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
+    sys.setswitchinterval(_TURN)
     with suppress(ImportError):
         import uvloop
 
