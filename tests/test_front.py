@@ -363,9 +363,9 @@ async def test_nothing_new_is_told_by_the_head_alone(tmp_path: Path) -> None:
     async with both(tmp_path, memory_cache=0) as doors:
         etag = (await doors.ask(f"{TILE}.png")).headers["etag"]
         await until(doors, f"{TILE}.png", lambda response: response.headers["x-cache"] == "hit")
-        with sqlite3.connect(tmp_path / ".tileserver/cache/cache.db") as database:
+        with sqlite3.connect(tmp_path / ".tileserver/cache/results.db") as database:
             database.execute(
-                "UPDATE Cache SET value = CAST(substr(value, 1, length(value) - 1) || x'00' AS BLOB)"
+                "UPDATE entries SET record = CAST(substr(record, 1, length(record) - 1) || x'00' AS BLOB)"
             )
         database.close()
 

@@ -119,7 +119,7 @@ def test_a_wrong_argument_is_shown_at_its_field(browser: Browser, demo: Server) 
 
         assert found.state == "error"
         assert "nonsense" in found.page.inner_text("#parameter-colormap-fault")
-        assert "line 39" in found.page.inner_text("#errors")
+        assert "line 36" in found.page.inner_text("#errors")
         found.page.fill("input[name=colormap]", "gray")
         found.page.wait_for_selector("html[data-map=idle]", state="attached")
 

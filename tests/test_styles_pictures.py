@@ -143,7 +143,8 @@ def test_maplibre_and_our_pictures_have_the_same_colours(
             found.page.evaluate("(view) => show(...view)", [address, [lon, lat], zoom])
 
             assert_alike(found.pixels(), ours(server, zoom, corner, reference))
-        assert found.complaints == []
+        # Rows without a value are among the figures; of these MapLibre tells, and draws the default.
+        assert [one for one in found.complaints if "found null instead" not in one] == []
         assert found.foreign == []
 
 

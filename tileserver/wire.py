@@ -121,7 +121,7 @@ class Protocol(HttpToolsProtocol):
         self._hosts += self.headers[-1][0] == b"host"
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._in_body = False, True
+        self._in_head = False
         self._expect_nothing()
         if self._hosts > 1:
             # Who reads the first one and who reads the last would mean different servers (RFC 9112, 3.2).
@@ -132,7 +132,8 @@ class Protocol(HttpToolsProtocol):
         if self._forwarding is not None:
             self._forwarding.rewrite(cast(dict[str, Any], self.scope))
         if not self._is_answered():
-            super().on_headers_complete()
+            super().on_headers_complete()  # raises for a target that is no address
+        self._in_body = True
 
     def on_message_complete(self) -> None:
         self._in_body = False
