@@ -31,11 +31,7 @@ def test_a_table_is_read_in_one_run(server: Server, name: str) -> None:
     assert runs(server.url) == before + 1
 
 
-# It asks whether the file exists by plain GETs, each of which is a run.
-PROBES = "geopandas.read_parquet"
-
-
-@pytest.mark.parametrize("name", sorted(PLACES.keys() - {PROBES}))
+@pytest.mark.parametrize("name", sorted(PLACES))
 def test_a_table_of_places_is_read_in_one_run(server: Server, name: str) -> None:
     """The same, of tables with geometry."""
     extension, read = PLACES[name]
@@ -44,14 +40,6 @@ def test_a_table_of_places_is_read_in_one_run(server: Server, name: str) -> None
 
     assert (len(frame), frame["run"].nunique()) == (500, 1)
     assert runs(server.url) == before + 1
-
-
-def test_a_table_that_is_probed_for_is_of_one_run(server: Server) -> None:
-    """However often it is made, what is read of it belongs together."""
-    extension, read = PLACES[PROBES]
-    frame = read(url_of(server, extension, "&points=100000&cache_max_age=0"))
-
-    assert (len(frame), frame["run"].nunique()) == (100_000, 1)
 
 
 def test_reading_again_runs_again(server: Server) -> None:

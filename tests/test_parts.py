@@ -81,6 +81,16 @@ def test_a_whole_get_of_what_is_not_kept_always_runs(server: Server) -> None:
     assert {answer.headers["cache-control"] for answer in (one, other, part)} == {"no-store"}
 
 
+def test_a_program_that_first_asks_what_there_is_may_read_that(server: Server) -> None:
+    """docs/http.md: a HEAD has made the run, and the same program's GETs are of it; another program's isn't."""
+    path, mine, others = f"{FRESH}?n=7", {"user-agent": "reader/1"}, {"user-agent": "reader/2"}
+    head = server.get(path, "HEAD", headers=mine)
+    first, again, other = (server.get(path, headers=who) for who in (mine, mine, others))
+
+    assert [one.headers["x-cache"] for one in (head, first, again, other)] == ["miss", "hit", "hit", "miss"]
+    assert first.content == again.content != other.content
+
+
 def test_what_the_caller_has_asked_not_to_keep(server: Server) -> None:
     """The same by the query as by the decorator, and beside what is stored."""
     stored = server.get(ADDRESSES[0])

@@ -58,9 +58,11 @@ _RECENT_AGE: Final = 86400  # seconds; what is recent ends sooner by itself
 
 class Visit(NamedTuple):
     """What makes requests those of one reader of one file: ``place`` stands for the address and the
-    credential. A ``partial`` one wants a part of the file, or only to know about it."""
+    credential, ``reader`` for these and the program that asks. A ``partial`` one wants a part of the file, or
+    only to know about it."""
 
     place: str
+    reader: str
     partial: bool
 
 
@@ -328,12 +330,23 @@ async def _stored(
     visit: Visit | None,
 ) -> tuple[Stored, Outcome]:
     key = call.cache_key()
-    place = key if visit is None else f"{key}/{visit.place}"
-    partial = visit is not None and visit.partial
-    if partial and call.max_age == 0:
-        return await services.recent.get_or_compute(place, run, max_age=_RECENT_AGE, leaving=leaving)
-    if partial and (recent := services.recent.stored(place, _RECENT_AGE)):
-        return recent, "hit"
+    recent = services.recent
+    if visit is not None and visit.partial:
+        place = f"{key}/{visit.place}"
+        if call.max_age == 0:
+            stored, outcome = await recent.get_or_compute(place, run, max_age=_RECENT_AGE, leaving=leaving)
+            if outcome != "hit":
+                # Whoever has a run made to know about a file may then read it whole.
+                recent.keep(f"{key}/{visit.reader}", stored)
+            return stored, outcome
+        if known := recent.stored(place, _RECENT_AGE):
+            return known, "hit"
+    elif (
+        visit is not None
+        and call.max_age == 0
+        and (known := recent.stored(f"{key}/{visit.reader}", _RECENT_AGE))
+    ):
+        return known, "hit"
     stored, outcome = await services.cache.get_or_compute(
         key,
         run,
@@ -345,7 +358,7 @@ async def _stored(
         leaving=leaving,
     )
     if visit is not None and (call.max_age == 0 or stored.encoded.meta.get("uncounted")):
-        services.recent.keep(place, stored)
+        recent.keep(f"{key}/{visit.place}", stored)
     return stored, outcome
 
 

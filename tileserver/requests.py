@@ -69,10 +69,14 @@ def is_local(request: Request) -> bool:
 def visit_of(request: Request) -> Visit:
     """What tells requests of one reader of one file from all others."""
     shown = request.headers.get("authorization", "")
-    facts = (path_of(request), request.scope["query_string"].decode("latin-1"), shown)
-    place = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+    facts = [path_of(request), request.scope["query_string"].decode("latin-1"), shown]
+    program = [request.client.host if request.client else "", request.headers.get("user-agent", "")]
     partial = request.method == "HEAD" or bool({"range", "if-match"} & set(request.headers.keys()))
-    return Visit(place, partial)
+    return Visit(_digest(facts), _digest(facts + program), partial)
+
+
+def _digest(facts: list[str]) -> str:
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
 
 def leaving(request: Request) -> Callable[[], Awaitable[None]]:
