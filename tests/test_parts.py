@@ -82,7 +82,7 @@ def test_a_whole_get_of_what_is_not_kept_always_runs(server: Server) -> None:
 
 
 def test_a_program_that_first_asks_what_there_is_may_read_that(server: Server) -> None:
-    """docs/http.md: a HEAD has made the run, and the same program's GETs are of it; another program's isn't."""
+    """docs/http.md: a HEAD has made the run, and the same program's GETs are of it; another's are not."""
     path, mine, others = f"{FRESH}?n=7", {"user-agent": "reader/1"}, {"user-agent": "reader/2"}
     head = server.get(path, "HEAD", headers=mine)
     first, again, other = (server.get(path, headers=who) for who in (mine, mine, others))
