@@ -1,0 +1,87 @@
+"""A canvas of premultiplied colours, and how what is painted later comes over it.
+
+Where several things of one coat cover a pixel, each dims all below it by what it hides: the shares that stay
+visible are products, so sums of logarithms, and no pixel is touched twice. Nothing is rounded to 8 bits
+before the end, so a hundred faint layers add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+# What an opaque thing lets through: nothing that could be seen, but a number with a logarithm.
+_LEAST: Final = 1e-9
+
+
+class Layer(NamedTuple):
+    """Colours (premultiplied, (4,) or (n, 4)) that cover cells so far; ``inks`` are the colours' numbers."""
+
+    coverage: Floats
+    inks: Index
+    colours: Floats
+
+    def taken(self, order: Index) -> Layer:
+        inks = self.inks if self.colours.ndim == 1 else self.inks[order]
+        return Layer(self.coverage[order], inks, self.colours)
+
+    def channel(self, number: int) -> Floats:
+        if self.colours.ndim == 1:
+            return self.coverage * self.colours[number]
+        return self.coverage * self.colours[:, number][self.inks]
+
+
+class Canvas:
+    """Pixels of red, green, blue and alpha, first all transparent."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width = width
+        self.height = height
+        self._colours = np.zeros((4, width * height))
+
+    def flat(self, pixels: Index, coverage: Floats, colour: Floats) -> None:
+        """Blend cells of one colour (premultiplied); as they are alike, their order makes no difference."""
+        if not len(pixels) or not colour[3]:
+            return
+        through = np.log(np.maximum(1 - colour[3] * coverage, _LEAST))
+        left = np.exp(np.bincount(pixels, through, self._colours.shape[1]))
+        self._colours *= left
+        self._colours += (colour / colour[3])[:, None] * (1 - left)
+
+    def each(self, pixels: Index, layers: Sequence[Layer]) -> None:
+        """Blend cells in their order. The layers of a cell are side by side in it, not over one another."""
+        if not len(pixels):
+            return
+        # The sort of plain numbers is many times as fast as one of indices.
+        keys = (pixels.astype(np.uint64) << np.uint64(32)) | np.arange(len(pixels), dtype=np.uint64)
+        keys.sort()
+        order = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        places = (keys >> np.uint64(32)).astype(np.int64)
+        layers = [layer.taken(order) for layer in layers]
+        begins = np.flatnonzero(np.diff(places, prepend=-1))
+        sizes = np.diff(begins, append=len(places))
+        through = np.log(np.maximum(1 - sum(layer.channel(3) for layer in layers), _LEAST))
+        sums = np.cumsum(through)
+        last = sums[begins + sizes - 1]
+        seen = np.exp(np.repeat(last, sizes) - sums)
+        left = np.exp(last - sums[begins] + through[begins])
+        where = places[begins]
+        for number, values in enumerate(self._colours):
+            ink = sum(layer.channel(number) for layer in layers)
+            values[where] = values[where] * left + np.add.reduceat(seen * ink, begins)
+
+    def straight(self) -> Pixels:
+        """RGBA (4, height, width) with straight alpha."""
+        alpha = self._colours[3]
+        rgba = self._colours / np.where(alpha > 0, alpha, 1)
+        rgba[3] = alpha
+        rgba = np.rint(np.clip(rgba * 255, 0, 255)).astype(np.uint8)
+        rgba[:3, rgba[3] == 0] = 0
+        return rgba.reshape(4, self.height, self.width)
