@@ -31,6 +31,9 @@ _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "SSL_CERT_F
 _WORKER_SETTINGS: Final = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",  # the default one reserves a GiB of address space
     "MALLOC_ARENA_MAX": "2",
+    # Arrays come and go with every tile; to get their pages from the kernel anew costs more than the sums.
+    "MALLOC_MMAP_THRESHOLD_": "16777216",
+    "MALLOC_TRIM_THRESHOLD_": "33554432",
     "OPENBLAS_NUM_THREADS": "1",  # a pool of processes already uses every core
     "OMP_NUM_THREADS": "1",
     "GDAL_CACHEMAX": "128",  # MB, for each worker

@@ -7,7 +7,7 @@ before the end, so a hundred faint layers add up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,6 +19,10 @@ Pixels = NDArray[np.uint8]
 
 # What an opaque thing lets through: nothing that could be seen, but a number with a logarithm.
 _LEAST: Final = 1e-9
+
+
+# Pixels, and how much of each is covered.
+Cover = tuple[Index, Floats]
 
 
 class Layer(NamedTuple):
@@ -46,17 +50,24 @@ class Canvas:
         self.height = height
         self._colours = np.zeros((4, width * height))
 
-    def flat(self, pixels: Index, coverage: Floats, colour: Floats) -> None:
-        """Blend cells of one colour (premultiplied); as they are alike, their order makes no difference."""
-        if not len(pixels) or not colour[3]:
-            return
-        through = np.log(np.maximum(1 - colour[3] * coverage, _LEAST))
-        left = np.exp(np.bincount(pixels, through, self._colours.shape[1]))
-        self._colours *= left
-        self._colours += (colour / colour[3])[:, None] * (1 - left)
+    def flat(self, batches: Iterable[Cover], colour: Floats, border: int = 0) -> None:
+        """Blend cells of one colour (premultiplied); as they are alike, their order makes no difference.
 
-    def each(self, pixels: Index, layers: Sequence[Layer]) -> None:
-        """Blend cells in their order. The layers of a cell are side by side in it, not over one another."""
+        :param border: pixels are those of a canvas that is wider by this on every side.
+        """
+        through = np.zeros((self.height + 2 * border) * (self.width + 2 * border))
+        for pixels, coverage in batches:
+            np.add.at(through, pixels, np.log(np.maximum(1 - colour[3] * coverage, _LEAST)))
+        wide = through.reshape(self.height + 2 * border, self.width + 2 * border)
+        left = np.exp(wide[border : border + self.height, border : border + self.width]).ravel()
+        self._colours *= left
+        self._colours += (colour / max(colour[3], _LEAST))[:, None] * (1 - left)
+
+    def each(self, pixels: Index, layers: Sequence[Layer], border: int = 0) -> None:
+        """Blend cells in their order. The layers of a cell are side by side in it, not over one another.
+
+        :param border: as of ``flat``.
+        """
         if not len(pixels):
             return
         # The sort of plain numbers is many times as fast as one of indices.
@@ -72,10 +83,14 @@ class Canvas:
         last = sums[begins + sizes - 1]
         seen = np.exp(np.repeat(last, sizes) - sums)
         left = np.exp(last - sums[begins] + through[begins])
-        where = places[begins]
+        rows, columns = np.divmod(places[begins], self.width + 2 * border)
+        rows -= border
+        columns -= border
+        inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
+        where = (rows * self.width + columns)[inside]
         for number, values in enumerate(self._colours):
             ink = sum(layer.channel(number) for layer in layers)
-            values[where] = values[where] * left + np.add.reduceat(seen * ink, begins)
+            values[where] = values[where] * left[inside] + np.add.reduceat(seen * ink, begins)[inside]
 
     def straight(self) -> Pixels:
         """RGBA (4, height, width) with straight alpha."""

@@ -126,30 +126,28 @@ class Shapes(NamedTuple):
         return Shapes(*(part._replace(y=part.y - top) for part in self))
 
 
-def joined(one: Paths, other: Paths) -> Paths:
-    """The paths of both, in the order of their rows."""
-    if not (len(one.sizes) and len(other.sizes)):
-        return one if len(one.sizes) else other
-    both = Paths(*(np.concatenate(column) for column in zip(one, other, strict=True)))
+def joined(several: Sequence[Paths]) -> Paths:
+    """All paths, in the order of their rows."""
+    filled = [one for one in several if len(one.sizes)]
+    if len(filled) < 2:
+        return filled[0] if filled else NO_PATHS
+    both = Paths(*(np.concatenate(column) for column in zip(*filled, strict=True)))
     return both.taken(np.argsort(both.rows, kind="stable"))
 
 
 def together(several: Sequence[Shapes]) -> Shapes:
     """All of these, in the order of their rows."""
-    if len(several) == 1:
-        return several[0]
-    none = np.zeros(0, np.int64)
-    nothing = Shapes(
-        Points(none.astype(np.float64), none.astype(np.float64), none),
-        *(Paths(none.astype(np.float64), none.astype(np.float64), none, none, none > 0, none > 0),) * 2,
+    points = [one.points for one in several] or [NO_POINTS]
+    merged = Points(*(np.concatenate(column) for column in zip(*points, strict=True)))
+    order = np.argsort(merged.rows, kind="stable")
+    return Shapes(
+        Points(*(column[order] for column in merged)) if len(points) > 1 else merged,
+        joined([one.lines for one in several]),
+        joined([one.rings for one in several]),
     )
-    points = (
-        Points(*(np.concatenate(column) for column in zip(*(one.points for one in several), strict=True)))
-        if several
-        else nothing.points
-    )
-    order = np.argsort(points.rows, kind="stable")
-    lines, rings = nothing.lines, nothing.rings
-    for one in several:
-        lines, rings = joined(lines, one.lines), joined(rings, one.rings)
-    return Shapes(Points(*(column[order] for column in points)), lines, rings)
+
+
+_NO_ROWS: Final = np.zeros(0, np.int64)
+_NO_PLACES: Final = np.zeros(0)
+NO_POINTS: Final = Points(_NO_PLACES, _NO_PLACES, _NO_ROWS)
+NO_PATHS: Final = Paths(_NO_PLACES, _NO_PLACES, _NO_ROWS, _NO_ROWS, _NO_ROWS > 0, _NO_ROWS > 0)
