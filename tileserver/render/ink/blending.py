@@ -21,8 +21,8 @@ Pixels = NDArray[np.uint8]
 _LEAST: Final = 1e-9
 
 
-# Pixels, and how much of each is covered.
-Cover = tuple[Index, Floats]
+# Pixels, and how much of each is covered; or one picture after the other, rows of coverage by their numbers.
+Cover = tuple[Index, Floats, Index | None]
 
 
 class Layer(NamedTuple):
@@ -38,8 +38,11 @@ class Layer(NamedTuple):
 
     def channel(self, number: int) -> Floats:
         if self.colours.ndim == 1:
-            return self.coverage * self.colours[number]
-        return self.coverage * self.colours[:, number][self.inks]
+            values = self.colours[number]
+        else:
+            values = self.colours[:, number][self.inks]
+        shares: Floats = self.coverage * values
+        return shares
 
 
 class Canvas:
@@ -48,7 +51,7 @@ class Canvas:
     def __init__(self, width: int, height: int) -> None:
         self.width = width
         self.height = height
-        self._colours = np.zeros((4, width * height))
+        self._colours = np.zeros((4, width * height), np.float32)
 
     def flat(self, batches: Iterable[Cover], colour: Floats, border: int = 0) -> None:
         """Blend cells of one colour (premultiplied); as they are alike, their order makes no difference.
@@ -56,12 +59,16 @@ class Canvas:
         :param border: pixels are those of a canvas that is wider by this on every side.
         """
         through = np.zeros((self.height + 2 * border) * (self.width + 2 * border))
-        for pixels, coverage in batches:
-            np.add.at(through, pixels, np.log(np.maximum(1 - colour[3] * coverage, _LEAST)))
+        for pixels, coverage, pictures in batches:
+            passing = np.log(np.maximum(1 - colour[3] * coverage, _LEAST))
+            np.add.at(through, pixels, passing if pictures is None else passing[pictures].ravel())
         wide = through.reshape(self.height + 2 * border, self.width + 2 * border)
         left = np.exp(wide[border : border + self.height, border : border + self.width]).ravel()
+        left = left.astype(np.float32)
         self._colours *= left
-        self._colours += (colour / max(colour[3], _LEAST))[:, None] * (1 - left)
+        np.subtract(1, left, out=left)
+        for values, share in zip(self._colours, colour / max(colour[3], _LEAST), strict=True):
+            values += np.float32(share) * left
 
     def each(self, pixels: Index, layers: Sequence[Layer], border: int = 0) -> None:
         """Blend cells in their order. The layers of a cell are side by side in it, not over one another.
@@ -95,8 +102,10 @@ class Canvas:
     def straight(self) -> Pixels:
         """RGBA (4, height, width) with straight alpha."""
         alpha = self._colours[3]
-        rgba = self._colours / np.where(alpha > 0, alpha, 1)
-        rgba[3] = alpha
-        rgba = np.rint(np.clip(rgba * 255, 0, 255)).astype(np.uint8)
-        rgba[:3, rgba[3] == 0] = 0
-        return rgba.reshape(4, self.height, self.width)
+        rgba = self._colours[:3] * (255 / np.maximum(alpha, _LEAST))
+        levels = np.empty((4, len(alpha)), np.uint8)
+        # Adding a half and cutting off rounds what is not negative.
+        levels[:3] = np.minimum(rgba + 0.5, 255)
+        levels[3] = alpha * 255 + 0.5
+        levels[:3, levels[3] == 0] = 0
+        return levels.reshape(4, self.height, self.width)

@@ -21,7 +21,8 @@ _NOTHING: Final = 1 / 1024
 
 
 class Edges(NamedTuple):
-    """Directed edges in pixels, y downwards; ``items`` ascend: what is covered together, in drawing order."""
+    """Directed edges in pixels, y downwards; ``items`` number what is covered together, in
+    drawing order."""
 
     x0: Floats
     y0: Floats
@@ -30,7 +31,8 @@ class Edges(NamedTuple):
     items: Index
 
     def where(self, kept: NDArray[np.bool_] | Index) -> Edges:
-        return Edges(*(column[kept] for column in self))
+        x0, y0, x1, y1, items = self
+        return Edges(x0[kept], y0[kept], x1[kept], y1[kept], items[kept])
 
 
 class Cells(NamedTuple):
@@ -60,9 +62,9 @@ def _inside(edges: Edges, width: int, height: int) -> Edges:
         x0, y0, x1, y1, _ = edges
     high = (np.minimum(y0, y1) < 0) | (np.maximum(y0, y1) > height)
     if high.any():
-        edges = Edges(*(column.copy() for column in edges))
-        x0, y0, x1, y1, _ = edges
-        ax, ay, bx, by = (column[high] for column in edges[:4])
+        x0, y0, x1, y1 = (column.copy() for column in edges[:4])
+        edges = Edges(x0, y0, x1, y1, edges.items)
+        ax, ay, bx, by = x0[high], y0[high], x1[high], y1[high]
         slope = (bx - ax) / (by - ay)
         for end_x, end_y, out_x, out_y in ((ax, ay, x0, y0), (bx, by, x1, y1)):
             cut = np.clip(end_y, 0, height)
@@ -92,8 +94,8 @@ def _walled(edges: Edges, outside: NDArray[np.bool_], width: int) -> Edges:
     cut = Edges(x[:-1].T.ravel(), y[:-1].T.ravel(), x[1:].T.ravel(), y[1:].T.ravel(), np.repeat(items, 3))
     cut = cut.where(cut.y0 != cut.y1)
     whole = edges.where(~outside)
-    joined = Edges(*(np.concatenate(pair) for pair in zip(whole, cut, strict=True)))
-    return joined.where(np.argsort(joined.items, kind="stable"))
+    x0, y0, x1, y1 = (np.concatenate([whole[number], cut[number]]) for number in range(4))
+    return Edges(x0, y0, x1, y1, np.concatenate([whole.items, cut.items]))
 
 
 class _Pieces(NamedTuple):

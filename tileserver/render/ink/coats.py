@@ -17,7 +17,6 @@ from tileserver.render.ink import cells, discs, strokes
 from tileserver.render.ink.blending import Canvas, Layer, Pixels
 from tileserver.render.ink.cells import Edges, Floats, Index
 from tileserver.render.ink.shapes import Paths, Shapes, joined
-from tileserver.render.mvt import ragged
 
 _BATCH: Final = 128_000  # vertices and pixels that are worked on at a time: what caches hold
 _STRIP: Final = 2**20  # pixels of a canvas
@@ -185,80 +184,79 @@ def _circle(canvas: Canvas, shapes: Shapes, paint: Paint) -> None:
     seen = (around > 0) & (x > -around) & (x < canvas.width + around)
     seen &= (y > -around) & (y < canvas.height + around)
     reach = np.ceil(around).astype(np.int64)
-    chosen, radii, around, reach, x, y = chosen.where(seen), *(v[seen] for v in (radii, around, reach, x, y))
+    chosen, radii, around, reach = chosen.where(seen), radii[seen], around[seen], reach[seen]
+    x, y = x[seen], y[seen]
     border = 2 * int(reach.max(initial=0))
     place = np.arange(len(x))
-    batches = (
-        _stamped(discs.stamps(x[which], y[which]), radii[which], around[which], canvas.width, border)
-        for which, _ in _Chosen(place, place).batches((2 * reach + 1) ** 2)
-    )
-    if (around == radii).all() and inner.ndim == 1:
-        canvas.flat(((stamped.pixels, stamped.inner) for stamped in batches), inner, border)
+    batches = [batch.parts for batch in _Chosen(place, place).batches((2 * reach + 1) ** 2)]
+    stamps = discs.stamps(x, y)
+    if (around == radii).all() and inner.ndim == 1 and (reach == reach[:1]).all():
+        size = _Size(int(reach.max(initial=1)), canvas.width, border)
+        blocks = (_block(stamps, which, radii, around, size) for which in batches)
+        canvas.flat(((block.pixels.ravel(), block.inner, block.pictures) for block in blocks), inner, border)
         return
-    done = 0
-    for stamped in batches:
-        features = chosen.features[stamped.cells + done]
-        done += int(stamped.items[-1]) + 1
-        layers = (
-            Layer(stamped.inner, features, inner),
-            Layer(stamped.outer - stamped.inner, features, outer),
-        )
-        canvas.each(stamped.pixels, layers, border)
+    for which in batches:
+        found = [
+            _block(
+                stamps, which[reach[which] == one], radii, around, _Size(int(one), canvas.width, border)
+            ).cells
+            for one in np.unique(reach[which])
+        ]
+        pixels, of_disc, of_both, items = (np.concatenate(column) for column in zip(*found, strict=True))
+        if len(found) > 1:
+            # A disc has no pixel twice, so what is equal may come in any order: a stable sort takes longer.
+            order = np.argsort(items)
+            pixels, of_disc, of_both, items = (part[order] for part in (pixels, of_disc, of_both, items))
+        features = chosen.features[items]
+        layers = (Layer(of_disc, features, inner), Layer(of_both - of_disc, features, outer))
+        canvas.each(pixels, layers, border)
 
 
 _PAINTERS: Final = {"fill": _fill, "line": _line, "circle": _circle}
 
 
-class _Stamped(NamedTuple):
-    """Cells of discs in order: coverage by the disc, and by it and what is around it."""
+class _Size(NamedTuple):
+    """How far discs reach from their pixel, and the canvas they are stamped on: with a border on every side
+    that is wide enough for any disc that is seen."""
+
+    reach: int
+    width: int
+    border: int
+
+
+class _Block(NamedTuple):
+    """Discs of like size: their pixels (n, k), the pictures (m, k) of discs and of what is around them, too,
+    which picture each disc has, and its number."""
 
     pixels: Index
     inner: Floats
     outer: Floats
+    pictures: Index
     items: Index
-    repeated: int
 
     @property
-    def cells(self) -> Index:
-        """The item of each cell; ``items`` come as often as this one after the other."""
-        return np.repeat(self.items, self.repeated)
+    def cells(self) -> tuple[Index, Floats, Floats, Index]:
+        """Pixels, coverage by the disc and by both, and the number of the disc, all flat."""
+        inner, outer = self.inner[self.pictures].ravel(), self.outer[self.pictures].ravel()
+        return self.pixels.ravel(), inner, outer, np.repeat(self.items, self.pixels.shape[1])
 
 
-def _stamped(stamps: discs.Stamps, radii: Floats, around: Floats, width: int, border: int) -> _Stamped:
-    """Discs of like size are stamped together, and put into order again. Pixels are those of a canvas with a
-    border that is wide enough for any of them."""
-    reach = np.ceil(around).astype(np.int64)
-    found = []
-    for size in np.unique(reach):
-        which = np.flatnonzero(reach == size)
-        pictures, inner, outer = _pictures(stamps.phases[which], radii[which], around[which], int(size))
-        used = np.flatnonzero(outer.max(axis=0) > 0)
-        down, across = np.divmod(used, 2 * size + 1)
-        pitch = width + 2 * border
-        corners = (stamps.rows[which] + (border - size)) * pitch + stamps.columns[which] + (border - size)
-        pixels = corners[:, None] + (down * pitch + across)
-        covers = [cover[:, used][pictures].ravel() for cover in ((inner,) if inner is outer else (inner, outer))]
-        found.append(_Stamped(pixels.ravel(), covers[0], covers[-1], which, len(used)))
-    if len(found) == 1:
-        return found[0]
-    pixels, inner, outer = (np.concatenate(column) for column in list(zip(*found, strict=True))[:3])
-    items = np.concatenate([one.cells for one in found])
-    # An item has no pixel twice, so what is equal may come in any order; the stable sort takes six times longer.
-    order = np.argsort(items)
-    return _Stamped(pixels[order], inner[order], outer[order], items[order], 1)
-
-
-def _pictures(phases: Index, radii: Floats, around: Floats, reach: int) -> tuple[Index, Floats, Floats]:
-    """The number of each disc's picture, and the pictures (n, pixels) of discs and of what is around, too."""
+def _block(stamps: discs.Stamps, which: Index, radii: Floats, around: Floats, size: _Size) -> _Block:
+    reach, width, border = size
+    phases, radii, around = stamps.phases[which], radii[which], around[which]
+    pictures = np.arange(len(which))
     if (radii == radii[0]).all() and (around == around[0]).all():
-        phases, numbers = np.unique(phases, return_inverse=True)
+        phases, pictures = np.unique(phases, return_inverse=True)
         radii, around = radii[: len(phases)], around[: len(phases)]
-    else:
-        numbers = np.arange(len(phases))
-    inner = discs.covered(phases, radii, reach).reshape(len(phases), -1)
-    if (radii == around).all():
-        return numbers, inner, inner
-    return numbers, inner, discs.covered(phases, around, reach).reshape(len(phases), -1)
+    outer = discs.covered(phases, around, reach).reshape(len(phases), -1)
+    used = np.flatnonzero(outer.max(axis=0) > 0)
+    outer = inner = outer[:, used]
+    if (radii != around).any():
+        inner = discs.covered(phases, radii, reach).reshape(len(phases), -1)[:, used]
+    down, across = np.divmod(used, 2 * reach + 1)
+    pitch = width + 2 * border
+    corners = (stamps.rows[which] + (border - reach)) * pitch + stamps.columns[which] + (border - reach)
+    return _Block(corners[:, None] + (down * pitch + across), inner, outer, pictures, which)
 
 
 def _tinted(chosen: _Chosen, colours: Floats) -> _Chosen:
@@ -298,7 +296,7 @@ def _ring_edges(rings: Paths, items: Index) -> Edges:
 def _blend(canvas: Canvas, outlines: Iterable[_Covered], colours: Floats) -> None:
     found = ((cells.covered(edges, canvas.width, canvas.height), features) for edges, features in outlines)
     if colours.ndim == 1:
-        canvas.flat(((covered.pixels, covered.coverage) for covered, _ in found), colours)
+        canvas.flat(((covered.pixels, covered.coverage, None) for covered, _ in found), colours)
         return
     for covered, features in found:
         distinct = features[np.diff(features, prepend=-1) != 0]

@@ -36,7 +36,8 @@ def stamps(x: Floats, y: Floats) -> Stamps:
 
 
 def covered(phases: Index, radii: Floats, reach: int) -> Floats:
-    """Coverage (n, 2 * reach + 1, 2 * reach + 1) around the pixel of each centre; no radius exceeds ``reach``."""
+    """Coverage (n, side, side) by discs in the pixels as far as ``reach``, which no radius exceeds, from
+    that of the centre."""
     down, across = np.divmod(phases, PHASES)
     smallest = float(radii.min(initial=_FINE))
     grain = min(8, math.ceil(_FINE / max(smallest, 0.1)))
@@ -56,7 +57,7 @@ def _half_plane(x: Floats, y: Floats, radius: Floats) -> Floats:
     distance = np.maximum(np.hypot(x, y), 1e-12)
     # A curve bulges over its chord by this much on average.
     depth = radius - distance - 1 / (24 * np.maximum(radius, 0.5))
-    # Seen along the normal a square is a trapezoid: its top as wide as long - short, its foot as long + short.
+    # Along the normal a square is a trapezoid: its top as wide as long - short, its foot as long + short.
     one, other = np.abs(x / distance), np.abs(y / distance)
     long, short = np.maximum(np.maximum(one, other), 0.5), np.maximum(np.minimum(one, other), 1e-9)
     size = np.abs(depth)

@@ -46,7 +46,8 @@ class Paths(NamedTuple):
         if len(which) == len(self.sizes) and (np.diff(which) == 1).all():
             return self
         index = ragged.gathered(self.sizes, which)
-        return Paths(self.x[index], self.y[index], *(column[which] for column in self[2:]))
+        x, y, sizes, rows, ring, hole = self
+        return Paths(x[index], y[index], sizes[which], rows[which], ring[which], hole[which])
 
     def boxes(self, which: Index) -> Floats:
         """West, north, east and south (4, n) of these paths."""
@@ -123,7 +124,12 @@ class Shapes(NamedTuple):
         """Seen from a place this many pixels further down."""
         if not top:
             return self
-        return Shapes(*(part._replace(y=part.y - top) for part in self))
+        points, lines, rings = self
+        return Shapes(
+            points._replace(y=points.y - top),
+            lines._replace(y=lines.y - top),
+            rings._replace(y=rings.y - top),
+        )
 
 
 def joined(several: Sequence[Paths]) -> Paths:
@@ -137,11 +143,14 @@ def joined(several: Sequence[Paths]) -> Paths:
 
 def together(several: Sequence[Shapes]) -> Shapes:
     """All of these, in the order of their rows."""
-    points = [one.points for one in several] or [NO_POINTS]
-    merged = Points(*(np.concatenate(column) for column in zip(*points, strict=True)))
-    order = np.argsort(merged.rows, kind="stable")
+    filled = [one.points for one in several if len(one.points.rows)] or [NO_POINTS]
+    points = filled[0]
+    if len(filled) > 1:
+        x, y, rows = (np.concatenate(column) for column in zip(*filled, strict=True))
+        order = np.argsort(rows, kind="stable")
+        points = Points(x[order], y[order], rows[order])
     return Shapes(
-        Points(*(column[order] for column in merged)) if len(points) > 1 else merged,
+        points,
         joined([one.lines for one in several]),
         joined([one.rings for one in several]),
     )

@@ -8,7 +8,7 @@ an arc. So an outline winds around no place less than once that its line covers,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,8 @@ _DENSEST: Final = 0.5  # pixels; dashes that repeat within less are seen as a li
 
 class Segments(NamedTuple):
     """Segments of lines from (x0, y0) to (x1, y1), with the index of the one that follows and that goes
-    before (-1: an end), how far along its line each begins, and its item. Where a line fills its ring, ``only``
-    is the side (1 or -1) that has an outline, else 0."""
+    before (-1: an end), how far along its line each begins, and its item. Where a line fills its ring,
+    ``only`` is the side (1 or -1) that has an outline, else 0."""
 
     x0: Floats
     y0: Floats
@@ -42,6 +42,11 @@ class Segments(NamedTuple):
     begin: Floats
     items: Index
     only: Index
+
+    def where(self, kept: NDArray[np.bool_]) -> Segments:
+        """These segments, whose neighbours have the numbers that they had."""
+        columns: Any = (column[kept] for column in self)
+        return Segments(*columns)
 
     @property
     def lengths(self) -> Floats:
@@ -74,16 +79,18 @@ def segments(paths: Paths, items: Index, only: Index) -> Segments:
 
 
 def visible(found: Segments, reach: Floats, width: int, height: int) -> Segments:
-    """What of the segments comes as near to the canvas as ``reach``, by their items; those that go on further
-    are cut, so that one from the other end of the world costs no more than another. Filled rings stay whole."""
+    """What of the segments comes as near to the canvas as ``reach``, by their items; those that go on
+    further are cut, so that one from the other end of the world costs no more than another. Filled rings stay
+    whole."""
     x0, y0, x1, y1 = found[:4]
     far = np.where(found.only != 0, np.inf, reach[found.items])
     near = (np.maximum(x0, x1) >= -far) & (np.minimum(x0, x1) <= width + far)
     near &= (np.maximum(y0, y1) >= -far) & (np.minimum(y0, y1) <= height + far)
     low, high = np.zeros(len(x0)), np.ones(len(x0))
     wide = np.flatnonzero(near & (np.maximum(np.abs(x1 - x0), np.abs(y1 - y0)) > width + height))
-    for start, run, side in ((x0, x1 - x0, width), (y0, y1 - y0, height)):
-        run, start, limit = run[wide], start[wide], far[wide]
+    limit = far[wide]
+    for begin, end, side in ((x0, x1, width), (y0, y1, height)):
+        start, run = begin[wide], (end - begin)[wide]
         with np.errstate(divide="ignore", invalid="ignore"):
             one, other = (-limit - start) / run, (side + limit - start) / run
         still = run == 0
@@ -109,7 +116,7 @@ def _kept(found: Segments, kept: NDArray[np.bool_]) -> Segments:
     """These segments; neighbours that are gone, or don't know of each other, are ends."""
     number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)
     after, before = number[found.after][kept], number[found.before][kept]
-    rest = Segments(*(column[kept] for column in found))
+    rest = found.where(kept)
     own = np.arange(len(after))
     return rest._replace(
         after=np.where((after >= 0) & (before[after] == own), after, -1) if len(own) else after,
@@ -199,11 +206,11 @@ def outlines(found: Segments, halves: Floats, *, join: Join, cap: Cap) -> Edges:
             around = corners.along(1.0, ~within)
             bent = _arcs(around, centre[:, ~within], turns[loose][~within], shared[loose][~within])
             edges.append(bent.along(side))
-    for ends, centre, reach in ((found.after < 0, end, across), (found.before < 0, start, -across)):
-        where = np.flatnonzero(ends)
-        lid = _Lines((centre + reach)[:, where], (centre - reach)[:, where], found.items[where])
+    for tips, middles, reach in ((found.after < 0, end, across), (found.before < 0, start, -across)):
+        where = np.flatnonzero(tips)
+        lid = _Lines((middles + reach)[:, where], (middles - reach)[:, where], found.items[where])
         half_turn = np.full(len(where), -np.pi)
-        edges.append(lid if cap == "butt" else _arcs(lid, centre[:, where], half_turn, half[where]))
+        edges.append(lid if cap == "butt" else _arcs(lid, middles[:, where], half_turn, half[where]))
     from_, to, items = (np.concatenate(column, axis=-1) for column in zip(*edges, strict=True))
     return Edges(from_[0], from_[1], to[0], to[1], items)
 
