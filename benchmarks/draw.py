@@ -1,10 +1,12 @@
 """Drawing vectors, ours and others' in turn: ``python -m benchmarks.draw``.
 
-The layers of ``benchmarks.mvt`` in pixels of their tile, painted in 256 x 256 pixels: from arrays of coordinates
-to RGBA. Cairo and Skia are called once for each feature, from lists that are ready. Pictures are compared
-first: the mean difference of pixels may be ``_MEAN`` of 255, that of all but one in a hundred ``_MOST``, which
-is what kinds of antialiasing differ by. Then they take turns in shuffled order, and a table of Markdown shows medians, the middle half of the times, and the median of each round's ratios. The status is 1 when an aim
-is missed. Memory is kept as workers keep it, for all alike.
+The layers of ``benchmarks.mvt`` in pixels of their tile, painted in 256 x 256 pixels: from arrays of
+coordinates to RGBA. Cairo and Skia are called once for each feature, from lists that are ready. Pictures are
+compared first: the mean difference of pixels from cairo's may be ``_MEAN`` of 255, that of all but one in a
+hundred ``_MOST``, which is what kinds of antialiasing differ by. Then they take turns in shuffled order, and
+a table of Markdown shows medians, the middle half of the times, and the median of each round's ratios. Times
+are the processor's, as each has one thread. The status is 1 when an aim is missed. Memory is kept as workers
+keep it, for all alike.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -157,19 +160,21 @@ def missed(kind: str, found: Contest) -> list[str]:
     ]
 
 
-def _measured(rounds: int, failures: list[str]) -> Iterator[str]:
+def _measured(layers: Sequence[str], rounds: int, failures: list[str]) -> Iterator[str]:
     names = ["layer", "features", "ours ms", "cairo ms", "ours / cairo", "skia ms", "ours / skia"]
     yield "| " + " | ".join(names) + " |\n|" + " --- |" * len(names)
-    for name, (kind, count) in LAYERS.items():
-        one = drawing(kind, count)
+    for name in layers:
+        one = drawing(*LAYERS[name])
         for other in ("cairo", "skia"):
             mean, most = differences(one, other)
             print(f"{name}: {other}: mean {mean:.2f}, 99th percentile {most:.0f}", file=sys.stderr)
             # Skia's outlines of what is smaller than a pixel are paler than anybody's.
             if other == "cairo" and (mean > _MEAN or most > _MOST):
                 raise RuntimeError(f"{name}: the picture is another than {other}'s: {mean:.2f}, {most:.0f}")
-        found = contest({who: partial(call, one) for who, call in _CONTENDERS.items()}, rounds)
-        failures += missed(kind, found)
+        found = contest(
+            {who: partial(call, one) for who, call in _CONTENDERS.items()}, rounds, time.process_time
+        )
+        failures += missed(one.kind, found)
         cells = [f"{name:<18}", f"{len(one.lists):6d}", _spread(found.times["ours"])]
         for other in ("cairo", "skia"):
             cells += [_spread(found.times[other]), f"{found.ratio('ours', other):5.2f}"]
@@ -180,9 +185,10 @@ def main() -> int:
     """Compare, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--layer", action="append", choices=LAYERS, help="only this one; may be repeated")
     chosen = parser.parse_args()
     failures: list[str] = []
-    for line in _measured(chosen.rounds, failures):
+    for line in _measured(chosen.layer or list(LAYERS), chosen.rounds, failures):
         print(line, flush=True)
     print(f"\n{chosen.rounds} rounds, load average {os.getloadavg()[0]:.1f}")
     print("\n".join(failures), file=sys.stderr)

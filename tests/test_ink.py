@@ -49,7 +49,8 @@ def points_(*places: tuple[float, float]) -> Shapes:
 
 
 def alpha(shapes: Shapes, *painting: Paint, side: int = SIDE) -> NDArray[np.float64]:
-    return painted(shapes, painting, side, side)[3] / 255
+    found: NDArray[np.float64] = painted(shapes, painting, side, side)[3] / 255
+    return found
 
 
 def sampled(geometry: Any, side: int = SIDE, fine: int = 16) -> NDArray[np.float64]:

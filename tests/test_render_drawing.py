@@ -183,3 +183,42 @@ def test_invalid_polygons_are_drawn() -> None:
     bow = shapely.Polygon([(-100, -60), (100, 60), (100, -60), (-100, 60)])
 
     assert draw(frame(bow), job(Tile(x=0, y=0, z=1)))[0][3].any()
+
+
+def test_places_that_are_none_hide_only_their_own_part() -> None:
+    """A coordinate that is no number, or lies at infinity, takes its line or polygon along, nothing else."""
+    with np.errstate(invalid="ignore"):
+        nowhere = [
+            shapely.LineString([(0, 0), (np.nan, 10), (20, 20)]),
+            shapely.LineString([(0, 0), (np.inf, 10)]),
+            shapely.Point(np.nan, 3),
+            shapely.Polygon([(0, 0), (10, 0), (np.nan, 10), (0, 0)]),
+        ]
+
+    assert draw(frame(*nowhere), job(WORLD))[1]["empty"] is True
+    assert draw(frame(*nowhere, shapely.Point(0, 0)), job(WORLD))[0][3, 128, 128] > 200
+
+
+def test_what_is_far_larger_than_the_tile_covers_it() -> None:
+    """The whole world as one polygon fills a tile of zoom 22 evenly, and a line around it passes through."""
+    tile = Tile(x=2**21, y=2**21, z=22)
+    world = shapely.box(-170, -80, 170, 80)
+    equator = shapely.LineString([(-170, -1e-6), (170, -1e-6)])
+
+    rgba = draw(frame(world, equator), job(tile))[0]
+
+    assert rgba[3, 200].min() == rgba[3, 200].max() == pytest.approx(FILL[3] * 255, abs=1)
+    assert rgba[3].max(axis=0).min() > 240
+
+
+def test_a_row_of_several_families_is_drawn_once_in_each() -> None:
+    """A collection's polygons, lines and points have their own styles, one above the other."""
+    mixed = shapely.GeometryCollection(
+        [shapely.box(-90, -60, 90, 60), shapely.LineString([(-90, 0), (90, 0)]), shapely.Point(0, 40)]
+    )
+
+    rgba = draw(frame(mixed), job(WORLD, size=128, scale=4))[0] / 255
+
+    assert rgba[:, 300, 200] == pytest.approx(FILL, abs=0.02)
+    assert rgba[:3, 256, 200] == pytest.approx(LINE[:3], abs=0.02)
+    assert rgba[:3, int(256 - 512 * 0.1214), 256] == pytest.approx(POINT[:3], abs=0.05)

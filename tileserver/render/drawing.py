@@ -1,7 +1,7 @@
 """Features as an antialiased picture: where they lie in pixels, and the coats of the default style.
 
-A symbol reaches out of its tile by as much as its width, so features around a tile are painted, too, and tiles
-meet without a seam. Only what may be seen is projected.
+A symbol reaches out of its tile by as much as its width, so features around a tile are painted, too, and
+tiles meet without a seam. Only what may be seen is projected.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ class Canvas:
         left = left.astype(np.float32)
         self._colours *= left
         np.subtract(1, left, out=left)
-        for values, share in zip(self._colours, colour / max(colour[3], _LEAST), strict=True):
-            values += np.float32(share) * left
+        pure = (colour / max(colour[3], _LEAST)).astype(np.float32)
+        self._colours += pure[:, None] * left
 
     def each(self, pixels: Index, layers: Sequence[Layer], border: int = 0) -> None:
         """Blend cells in their order. The layers of a cell are side by side in it, not over one another.
