@@ -206,6 +206,13 @@ def test_a_circle_is_surrounded_by_its_stroke() -> None:
     assert (rgba[3] / 255).sum() == pytest.approx(np.pi * 49, rel=0.01)
 
 
+def test_a_circle_without_a_radius_is_its_stroke() -> None:
+    """Of a disc that has no size nothing is seen within its stroke."""
+    dot = Paint("circle", (1, 0, 0, 1), radius=0, stroke_colour=(0, 0, 1, 1), stroke_width=3)
+
+    assert painted(points_((12.5, 12.5)), [dot], SIDE, SIDE)[:, 12, 12].tolist() == [0, 0, 255, 255]
+
+
 @pytest.mark.parametrize("count", [1, 2, 10, 300])
 @pytest.mark.parametrize("kind", ["fill", "line", "circle"])
 def test_equal_features_add_up(kind: Any, count: int) -> None:

@@ -20,6 +20,7 @@ from tileserver.render.ink.shapes import Paths, Shapes, joined
 
 _BATCH: Final = 128_000  # vertices and pixels that are worked on at a time: what caches hold
 _STRIP: Final = 2**20  # pixels of a canvas
+_SHARED: Final = 8  # radius in pixels up to which discs of one size share pictures that are kept
 _LARGEST: Final = 4096.0  # pixels of a width or radius; more is more than any picture
 
 
@@ -244,19 +245,19 @@ class _Block(NamedTuple):
 def _block(stamps: discs.Stamps, which: Index, radii: Floats, around: Floats, size: _Size) -> _Block:
     reach, width, border = size
     phases, radii, around = stamps.phases[which], radii[which], around[which]
-    pictures = np.arange(len(which))
-    if (radii == radii[0]).all() and (around == around[0]).all():
-        phases, pictures = np.unique(phases, return_inverse=True)
-        radii, around = radii[: len(phases)], around[: len(phases)]
-    outer = discs.covered(phases, around, reach).reshape(len(phases), -1)
+    if (radii == radii[0]).all() and (around == around[0]).all() and reach <= _SHARED:
+        numbers = phases
+        inner, outer = (discs.pictures(float(sizes[0]), reach) for sizes in (radii, around))
+    else:
+        numbers = np.arange(len(which))
+        inner, outer = (discs.covered(phases, sizes, reach) for sizes in (radii, around))
+    inner, outer = inner.reshape(len(inner), -1), outer.reshape(len(outer), -1)
     used = np.flatnonzero(outer.max(axis=0) > 0)
-    outer = inner = outer[:, used]
-    if (radii != around).any():
-        inner = discs.covered(phases, radii, reach).reshape(len(phases), -1)[:, used]
+    inner, outer = inner[:, used], outer[:, used]
     down, across = np.divmod(used, 2 * reach + 1)
     pitch = width + 2 * border
     corners = (stamps.rows[which] + (border - reach)) * pitch + stamps.columns[which] + (border - reach)
-    return _Block(corners[:, None] + (down * pitch + across), inner, outer, pictures, which)
+    return _Block(corners[:, None] + (down * pitch + across), inner, outer, numbers, which)
 
 
 def _tinted(chosen: _Chosen, colours: Floats) -> _Chosen:

@@ -7,6 +7,7 @@ discs of one size share the few hundred pictures that there are of them.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Final, NamedTuple
 
@@ -45,11 +46,19 @@ def covered(phases: Index, radii: Floats, reach: int) -> Floats:
     places = (np.arange(side * grain) + 0.5) / grain - reach
     x = (places - across[:, None] / PHASES)[:, None, :] * grain
     y = (places - down[:, None] / PHASES)[:, :, None] * grain
-    fine = _half_plane(x, y, (radii * grain)[:, None, None])
+    sizes = (radii * grain)[:, None, None]
+    fine = np.where(sizes > 0, _half_plane(x, y, sizes), 0.0)
     if grain == 1:
         return fine
     means: Floats = fine.reshape(len(phases), side, grain, side, grain).mean(axis=(2, 4))
     return means
+
+
+@functools.lru_cache(maxsize=16)
+def pictures(radius: float, reach: int) -> Floats:
+    """Coverage (256, side, side) by discs of one radius at every phase; not to be changed."""
+    phases = np.arange(PHASES * PHASES)
+    return covered(phases, np.full(len(phases), radius), reach)
 
 
 def _half_plane(x: Floats, y: Floats, radius: Floats) -> Floats:
