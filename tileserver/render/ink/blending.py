@@ -63,8 +63,8 @@ class Canvas:
             passing = np.log(np.maximum(1 - colour[3] * coverage, _LEAST))
             np.add.at(through, pixels, passing if pictures is None else passing[pictures].ravel())
         wide = through.reshape(self.height + 2 * border, self.width + 2 * border)
-        left = np.exp(wide[border : border + self.height, border : border + self.width]).ravel()
-        left = left.astype(np.float32)
+        inner = wide[border : border + self.height, border : border + self.width]
+        left = np.exp(inner.ravel().astype(np.float32))
         self._colours *= left
         np.subtract(1, left, out=left)
         pure = (colour / max(colour[3], _LEAST)).astype(np.float32)
