@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +24,7 @@ FLAGS = (
     *("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+_COMPLAINTS = frozenset({"error", "warning"})
 DONE = "html[data-map=idle],html[data-map=error]"
 
 
@@ -57,6 +62,23 @@ class Tab:
 
 
 @contextmanager
+def site(folder: Path) -> Iterator[str]:
+    """The address of somebody's own pages, which lie in a folder."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@contextmanager
 def chromium() -> Iterator[Browser]:
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     assert path, f"these tests need a browser: one of {', '.join(NAMES)}"
@@ -85,7 +107,7 @@ def tab(browser: Browser, *origins: str, **options: Any) -> Iterator[Tab]:
     page.route("**/*", check)
     page.on(
         "console",
-        lambda message: found.complaints.append(message.text) if message.type == "error" else None,
+        lambda message: found.complaints.append(message.text) if message.type in _COMPLAINTS else None,
     )
     page.on("pageerror", lambda error: found.complaints.append(str(error)))
     try:

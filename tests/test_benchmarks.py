@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import mvt, png, refusals
+from benchmarks import cache, cog, mvt, png, refusals, scenes, soak, tile_servers
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,3 +122,87 @@ def test_ratios_are_of_the_same_round() -> None:
     contest = mvt.Contest({"ours": [1.0, 10.0, 1.0], "obvious": [20.0, 200.0, 30.0]})
 
     assert contest.ratio("obvious", "ours") == 20.0
+
+
+def test_a_larger_cache_costs_no_more(tmp_path: Path) -> None:
+    """Four times the bounds of the benchmark, at a fiftieth of its size."""
+    small = cache.ours(tmp_path / "small", 1000, 100, samples=1000)
+    large = cache.ours(tmp_path / "large", 20_000, 100, samples=1000)
+
+    assert large.get50 < 4 * cache.BOUND * small.get50
+    assert large.opened < 4 * cache.OPENING
+    assert large.evicted > 0
+
+
+def test_the_peer_of_the_cache_is_measured_alike(tmp_path: Path) -> None:
+    """It finds, stores, purges and makes room for the same entries."""
+    theirs = cache.theirs(tmp_path, 1000, 100, samples=200)
+
+    assert theirs.entries == 1000
+    assert min(theirs.get50, theirs.set50, theirs.written, theirs.purge, theirs.evicted) > 0
+
+
+def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
+    """Two web processes, edits and kills, for some seconds: no wrong byte, nothing lost that need not be."""
+    report = soak.soak(tmp_path / "soak", 8)
+
+    assert report.problems == []
+    assert all(report.times[kind] for kind in ("hit", "miss", "head", "range", "unchanged", "fails"))
+    assert report.events["edits"] > 0
+
+
+def test_rasters_that_are_read_agree(tmp_path: Path) -> None:
+    """Ours within 0.02 % of exact pixels, peers the same picture, times of all, at native resolution."""
+    cases = [case for case in cog.cases(tmp_path, 2048) if case.level is None]
+    assert len(cases) == 5
+    for case in cases:
+        tiles = case.scene.inside(case.zoom)[:2]
+        found, close = cog.readers(case)
+
+        shares = cog.check(case, found, tiles)
+        times = cog.measure(case, found, tiles)
+        close()
+
+        assert shares[cog.OURS] <= 0.0002 and shares.keys() == times.times.keys()
+        assert all(len(values) == len(tiles) for values in times.times.values())
+
+
+def test_a_raster_that_is_read_wrongly_is_not_timed(tmp_path: Path) -> None:
+    """Pixels beside those wanted are an error that says how many."""
+    case = cog.cases(tmp_path, 2048)[0]
+    found, close = cog.readers(case)
+    shifted = {**found, cog.OURS: lambda tile: np.roll(found[cog.OURS](tile), 1, axis=-1)}
+
+    with pytest.raises(RuntimeError, match="of our pixels are off"):
+        cog.check(case, shifted, case.scene.inside(case.zoom)[:1])
+    close()
+
+
+def test_every_tile_is_asked_for_once(tmp_path: Path) -> None:
+    """So that no cache of tiles is measured; all zooms are there from the beginning."""
+    tiles = tile_servers.drawn(scenes.imagery(tmp_path, 4096))
+
+    assert len(set(tiles)) == len(tiles)
+    assert {tile.z for tile in tiles[:60]} == {15, 16, 17, 18}
+
+
+def test_our_server_answers_with_the_rasters_pixels(tmp_path: Path) -> None:
+    """As the benchmark starts and asks it; the same server twice gives the same pictures."""
+    scene = scenes.imagery(tmp_path, 2048)
+    tiles = scene.inside(17)[:4]
+    with tile_servers.ours(scene) as server:
+        differing = tile_servers.check((server, server), tiles)
+        _, times = tile_servers.turn(server, tiles)
+
+    assert differing == 0 and len(times) == 4
+
+
+def test_another_picture_is_not_timed(tmp_path: Path) -> None:
+    """Two servers that disagree."""
+    scene = scenes.imagery(tmp_path, 2048)
+    tile = scene.inside(17)[0]
+    with tile_servers.ours(scene) as server:
+        beside = (server[0], lambda tile: server[1](tile._replace(x=tile.x + 1)))
+
+        with pytest.raises(RuntimeError, match="pictures differ"):
+            tile_servers.check((server, beside), [tile])

@@ -57,8 +57,8 @@ def test_a_wheel_has_the_pages_libraries_with_their_licences(source: Path, tmp_p
         f"{VENDOR}/maplibre-gl/maplibre-gl-csp.js",
         f"{VENDOR}/maplibre-gl/maplibre-gl-csp-worker.js",
         f"{VENDOR}/maplibre-gl/maplibre-gl.css",
-        "tileserver/static/map.js",
-        "tileserver/styles/default.json",
+        "tileserver/static/map/main.js",
+        "tileserver/styles/shipped/default.json",
         "tileserver/demo/workspace/demo/data/blue_marble.tif",
         "tileserver/demo/workspace/demo/canvas.toml",
     } <= files
@@ -109,4 +109,4 @@ def test_the_pages_can_be_left_out(source: Path) -> None:
 
     assert built.returncode == 0, built.stderr
     assert not [name for name in wheel(source) if "/vendor/" in name]
-    assert "tileserver/static/map.js" in wheel(source)
+    assert "tileserver/static/map/main.js" in wheel(source)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import pickle
-import shutil
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tileserver.cache import Cache, Stored, clear_disk, disk_stats
+from tests.conftest import Server
+from tileserver.cache import Cache, Rule, Stored, folder_stats
 from tileserver.cache.disk import DiskTier
 from tileserver.cache.memory import MemoryTier
-from tileserver.cache.record import from_bytes, to_bytes
+from tileserver.cache.record import Records
+from tileserver.errors import Overloaded, UdfError, UdfTimeout
 from tileserver.interest import Interest
 from tileserver.protocol import Encoded
 
@@ -52,9 +52,29 @@ class Counter:
         return Encoded(self._body + str(self.runs).encode(), "text/plain", self._clock(), self._meta)
 
 
-async def ask(cache: Cache, compute: Counter, *, key: str = "k", max_age: int = 60) -> tuple[bytes, str]:
-    stored, outcome = await cache.get_or_compute(key, compute, tag="c/u", max_age=max_age)
+async def ask(
+    cache: Cache,
+    compute: Counter,
+    *,
+    key: str = "k",
+    max_age: int = 60,
+    stale_while_revalidate: int = 0,
+    stale_if_error: int = 0,
+) -> tuple[bytes, str]:
+    stored, outcome = await cache.get_or_compute(
+        key,
+        compute,
+        max_age=max_age,
+        stale_while_revalidate=stale_while_revalidate,
+        stale_if_error=stale_if_error,
+    )
     return stored.encoded.body, outcome
+
+
+async def settled(cache: Cache) -> None:
+    """Return when no run is under way."""
+    await asyncio.gather(*cache._runs, return_exceptions=True)
+    await asyncio.sleep(0)
 
 
 def memory(clock: Clock) -> Cache:
@@ -169,7 +189,7 @@ async def test_the_validator_is_of_what_is_sent() -> None:
         async def compute(interest: Interest) -> Encoded:
             return Encoded(body, media_type, 1000.0, meta)
 
-        stored, _ = await cache.get_or_compute(key, compute, tag="", max_age=0)
+        stored, _ = await cache.get_or_compute(key, compute, max_age=0)
         return stored.etag
 
     same = await etag("a", b"1")
@@ -178,6 +198,160 @@ async def test_the_validator_is_of_what_is_sent() -> None:
     assert same == await etag("b", b"1")
     assert len({same, *others}) == 4
     assert same.startswith('"') and same.endswith('"')
+
+
+# -- looking up at once
+
+
+async def test_what_is_stored_is_found_at_once_and_runs_nothing() -> None:
+    """By the reader's age, as ``get_or_compute`` does; age 0 reads nothing."""
+    clock = Clock()
+    cache, compute = memory(clock), Counter(clock)
+    assert cache.stored("k", 60) is None
+    await ask(cache, compute)
+
+    found = cache.stored("k", 60)
+
+    assert found is not None and found.encoded.body == b"x1"
+    assert cache.stored("k", 0) is None
+    clock.now += 61
+    assert cache.stored("k", 60) is None
+    assert cache.stats()["hit"] == 1
+
+
+async def test_looking_fills_memory_from_disk(tmp_path: Path) -> None:
+    """What was found below is found above the next time."""
+    clock = Clock()
+    (await reopened(tmp_path, [stored("k", b"x1")])).close()
+    held = MemoryTier(10**7)
+    cache = Cache(held, DiskTier(tmp_path, 10**9), clock=clock)
+
+    assert cache.stored("k", 60) is not None
+
+    assert held.get("k") is not None
+    await cache.close()
+
+
+# -- beyond the age (RFC 5861)
+
+
+async def test_a_stale_result_is_returned_while_one_run_refreshes_it() -> None:
+    """stale-while-revalidate: at once, to everybody, and the next ones get the new result."""
+    clock = Clock()
+    cache, compute = memory(clock), Counter(clock)
+    await ask(cache, compute)
+    compute.gate = asyncio.Event()
+
+    clock.now += 100
+    answers = [await ask(cache, compute, stale_while_revalidate=60) for _ in range(5)]
+    compute.gate.set()
+    await settled(cache)
+
+    assert answers == [(b"x1", "stale")] * 5
+    assert await ask(cache, compute, stale_while_revalidate=60) == (b"x2", "hit")
+    assert compute.runs == 2
+
+
+async def test_too_stale_is_a_miss() -> None:
+    """The window counts from the end of the age."""
+    clock = Clock()
+    cache, compute = memory(clock), Counter(clock)
+    await ask(cache, compute)
+
+    clock.now += 121
+
+    assert await ask(cache, compute, stale_while_revalidate=60) == (b"x2", "miss")
+
+
+async def test_age_zero_is_never_stale() -> None:
+    """It reads nothing, whatever the windows are, and a failure is a failure."""
+    clock = Clock()
+    cache, compute = memory(clock), Counter(clock)
+    await ask(cache, compute)
+    failing = Counter(clock, error=UdfError("ValueError: boom"))
+
+    asked = ask(cache, compute, max_age=0, stale_while_revalidate=10**6, stale_if_error=10**6)
+    assert await asked == (b"x2", "miss")
+    with pytest.raises(UdfError):
+        await ask(cache, failing, max_age=0, stale_while_revalidate=10**6, stale_if_error=10**6)
+
+
+async def test_a_refresh_has_somebody_who_waits() -> None:
+    """A run that nobody waits for is given up; this one isn't, though whoever caused it has left."""
+    clock = Clock()
+    cache = memory(clock)
+    await ask(cache, Counter(clock))
+    clock.now += 100
+    lost: list[bool] = []
+
+    async def compute(interest: Interest) -> Encoded:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(interest.lost_for(0), 0.01)
+            lost.append(True)
+        return Encoded(b"new", "text/plain", clock(), {})
+
+    async def leaving() -> None:
+        return
+
+    await cache.get_or_compute("k", compute, max_age=60, stale_while_revalidate=60, leaving=leaving)
+    await settled(cache)
+
+    assert not lost
+    assert (found := cache.stored("k", 60)) is not None and found.encoded.body == b"new"
+
+
+async def test_a_refresh_that_fails_leaves_what_is_stored() -> None:
+    """Until it is too old; the next request tries again."""
+    clock = Clock()
+    cache = memory(clock)
+    await ask(cache, Counter(clock))
+    failing = Counter(clock, error=UdfError("ValueError: boom"))
+    clock.now += 100
+
+    for _ in range(2):
+        assert await ask(cache, failing, stale_while_revalidate=60) == (b"x1", "stale")
+        await settled(cache)
+
+    assert failing.runs == 2
+
+
+FAILURES = {
+    "a failure of the UDF": {"error": UdfError("ValueError: boom")},
+    "a timeout": {"error": UdfTimeout("TimeoutError: too long")},
+    "no room": {"error": Overloaded("too many runs")},
+    "an answer of status 503": {"status": 503},
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+async def test_a_stale_result_stands_in_for_a_failure(failure: dict[str, Any]) -> None:
+    """stale-if-error: as long as the window lasts, and for each request after a run of its own."""
+    clock = Clock()
+    cache, failing = memory(clock), Counter(clock, **failure)
+    await ask(cache, Counter(clock))
+
+    clock.now += 100
+    assert await ask(cache, failing, stale_if_error=60) == (b"x1", "stale")
+    assert await ask(cache, failing, stale_if_error=60) == (b"x1", "stale")
+    assert failing.runs == 2
+
+    clock.now += 21
+    if "error" in failure:
+        with pytest.raises(type(failure["error"])):
+            await ask(cache, failing, stale_if_error=60)
+    else:
+        assert (await ask(cache, failing, stale_if_error=60))[1] == "miss"
+
+
+async def test_a_fault_of_the_server_is_not_covered_up() -> None:
+    """Only what runs and queues answer for."""
+    clock = Clock()
+    cache = memory(clock)
+    await ask(cache, Counter(clock))
+    clock.now += 100
+
+    with pytest.raises(RuntimeError):
+        await ask(cache, Counter(clock, error=RuntimeError("bug")), stale_if_error=60)
 
 
 # -- memory
@@ -197,6 +371,44 @@ async def test_memory_keeps_what_was_used_last() -> None:
 
     assert [key for key in "abcde" if tier.get(key) is not None] == ["a", "c", "d", "e"]
     assert tier.stats()["bytes"] <= 30_000
+
+
+async def test_memory_of_no_size_keeps_nothing(tmp_path: Path) -> None:
+    """``memory_cache = 0``: a result is found on disk, also before it has been written there."""
+    clock = Clock()
+    cache, compute = Cache.open(tmp_path, 10**9, 0, b""), Counter(clock)
+    cache._clock = clock
+
+    assert [await ask(cache, compute) for _ in range(2)] == [(b"x1", "miss"), (b"x1", "hit")]
+
+    assert cache.stats()["MemoryTier"] == {"entries": 0, "bytes": 0}
+    await cache.close()
+
+
+def test_a_server_without_memory_tier_serves_from_disk(serve: Callable[..., Server]) -> None:
+    """Compressed bodies are not remembered either."""
+    udf = "import fused\n@fused.udf\ndef udf():\n    return list(range(5000))\n"
+    server = serve({"c/u.py": udf}, "--memory-cache", "0")
+
+    answers = [server.get("/{c}/u") for _ in range(3)]
+
+    assert [answer.headers["x-cache"] for answer in answers] == ["miss", "hit", "hit"]
+    assert [answer.json()[-1] for answer in answers] == [4999] * 3
+    assert answers[2].headers["content-encoding"]
+
+
+async def test_memory_counts_what_it_holds() -> None:
+    """Bodies and logs, through replacing, forgetting and making room; nothing held is nothing counted."""
+    tier = MemoryTier(100_000)
+    for number in range(200):
+        tier.set(stored(f"k{number % 7}", b"x" * (number * 37 % 9000), stdout="log" * (number % 50)))
+        held = [one for key in range(7) if (one := tier.get(f"k{key}"))]
+        least = sum(len(one.encoded.body) + len(one.encoded.meta["stdout"]) for one in held)
+        assert least <= tier.stats()["bytes"] <= 100_000
+        assert tier.stats()["entries"] == len(held)
+
+    assert tier.forget(Rule()) == len(held)
+    assert tier.stats() == {"entries": 0, "bytes": 0}
 
 
 async def test_memory_leaves_out_what_would_fill_it() -> None:
@@ -242,7 +454,7 @@ async def test_the_folder_is_private(tmp_path: Path) -> None:
 
 async def test_disk_makes_room_for_what_is_new(tmp_path: Path) -> None:
     """Under its size, without stopping."""
-    size = 2_000_000
+    size = 2_000_000  # of which a result may take a sixteenth
     tier = await reopened(tmp_path, [stored(f"k{n}", os.urandom(50_000)) for n in range(100)], size)
 
     assert tier.get("k99") is not None
@@ -258,7 +470,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "bit in the checksum": lambda raw: raw[:10] + bytes([raw[10] ^ 1]) + raw[11:],
     "bit in the header": lambda raw: raw[:40] + bytes([raw[40] ^ 1]) + raw[41:],
     "bit in the body": lambda raw: raw[:-3] + bytes([raw[-3] ^ 1]) + raw[-2:],
-    "another key's": lambda raw: to_bytes(stored("other", b"body")),
+    "another key's": lambda raw: Records(b"").to_bytes(stored("other", b"body")),
     "foreign": lambda raw: b"GIF89a" * 100,
 }
 
@@ -266,96 +478,18 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 async def test_damage_is_a_miss(damage: Callable[[bytes], bytes]) -> None:
     """docs/design.md: never a wrong tile."""
-    raw = to_bytes(stored(body=b"body"))
+    raw = Records(b"").to_bytes(stored(body=b"body"))
 
-    assert from_bytes(raw, "k") == stored(body=b"body")
-    assert from_bytes(damage(raw), "k") is None
-
-
-class _Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.path),))
-
-
-@pytest.mark.parametrize("mode", [1, 2, 3, 4], ids=["raw", "binary", "text", "pickle"])
-async def test_a_planted_row_runs_no_code_and_reads_no_other_file(tmp_path: Path, mode: int) -> None:
-    """Whatever the row says it is: no pickle is loaded, no file outside the folder is opened."""
-    tier = await reopened(tmp_path / "cache", [stored()])
-    tier.close()
-    secret = tmp_path / "secret"
-    secret.write_bytes(to_bytes(stored(body=b"secret")))
-    with sqlite3.connect(tmp_path / "cache/cache.db") as database:
-        bomb = pickle.dumps(_Bomb(tmp_path / "exploded"))
-        database.execute("UPDATE Cache SET mode = ?, value = ?, filename = '../secret'", (mode, bomb))
-    database.close()
-
-    tier = DiskTier(tmp_path / "cache", 10**9)
-
-    assert tier.get("k") is None
-    assert not (tmp_path / "exploded").exists()
-    tier.set(stored())
-    tier.close()
-
-
-async def test_a_database_that_is_none_is_set_aside(tmp_path: Path) -> None:
-    """A new one takes its place."""
-    await asyncio.to_thread((tmp_path / "cache.db").write_bytes, b"this is no database" * 1000)
-
-    tier = await reopened(tmp_path, [stored()])
-
-    assert tier.get("k") == stored()
-    tier.close()
-
-
-async def test_a_place_that_can_not_be_used_means_slower_not_down(tmp_path: Path) -> None:
-    """docs/design.md: here a file stands where the folder should be."""
-    (tmp_path / "file").write_text("")
-
-    tier = await reopened(tmp_path / "file", [stored()])
-
-    assert tier.get("k") is None
-    assert tier.stats()["entries"] == 0
-    tier.close()
-
-
-async def test_a_folder_deleted_under_a_server_is_a_miss(tmp_path: Path) -> None:
-    """Its files are gone; requests don't notice."""
-    tier = await reopened(tmp_path / "cache", [stored(body=os.urandom(100_000))])
-    shutil.rmtree(tmp_path / "cache")
-
-    assert tier.get("k") is None
-    tier.set(stored("new"))
-    tier.close()
-
-
-async def test_clearing_from_another_process_empties_memory_too(tmp_path: Path) -> None:
-    """``tileserver cache clear`` beside a running server."""
-    clock = Clock()
-    cache, compute = Cache.open(tmp_path, 10**9, 10**7), Counter(clock)
-    cache._clock = clock
-    await ask(cache, compute)
-    await asyncio.to_thread(lambda: None)
-
-    for tier in cache._tiers:
-        if isinstance(tier, MemoryTier):
-            tier._looked = float("-inf")
-    while disk_stats(tmp_path)["entries"] == 0:
-        await asyncio.sleep(0.01)
-    assert clear_disk(tmp_path) == 1
-
-    assert await ask(cache, compute) == (b"x2", "miss")
-    await cache.close()
+    assert Records(b"").from_bytes(raw, "k") == stored(body=b"body")
+    assert Records(b"").from_bytes(damage(raw), "k") is None
 
 
 async def test_stats_count_entries_and_bytes(tmp_path: Path) -> None:
     """What ``tileserver cache stats`` prints."""
     (await reopened(tmp_path, [stored("a"), stored("b")])).close()
 
-    facts = disk_stats(tmp_path)
+    facts = folder_stats(tmp_path)
 
     assert facts["entries"] == 2
     assert facts["bytes"] > 0
-    assert disk_stats(tmp_path / "nowhere")["entries"] == 0
+    assert folder_stats(tmp_path / "nowhere")["entries"] == 0

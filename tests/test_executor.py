@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +19,7 @@ import pytest
 from tileserver.catalog import Catalog
 from tileserver.errors import BadRequest, CoercionError, Overloaded, UdfError, UdfKilled, UdfTimeout
 from tileserver.executor import watch
+from tileserver.executor.channel import Channel, ChannelClosed
 from tileserver.executor.local import LocalPool
 from tileserver.params import Address, Limits, build_call
 from tileserver.protocol import Encoded
@@ -325,3 +328,21 @@ def test_the_largest_goes_when_all_together_use_too_much() -> None:
     finally:
         for process in started:
             process.communicate()
+
+
+async def test_a_worker_that_has_gone_leaves_no_error_that_nobody_takes() -> None:
+    """Asking it fails once; its end says no more of that later, when nobody listens."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        _, channel = await asyncio.get_running_loop().create_unix_connection(lambda: Channel(0), sock=ours)
+        channel.close()
+
+        with pytest.raises(ChannelClosed):
+            await channel.request({"type": "run"}, b"")
+
+        unheard: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+        await channel.closed
+        del channel
+        gc.collect()
+        assert unheard == []

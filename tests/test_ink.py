@@ -10,11 +10,18 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 
-from tileserver.render.ink import Paint, Paths, Points, Shapes, coats, painted
+from tileserver.render.ink import Paths, Points, Shapes, chosen, circles, coats, painted
 from tileserver.render.ink.shapes import NO_PATHS, NO_POINTS
+from tileserver.render.paint import Paint
 
 SIDE = 24
 BLACK = (0.0, 0.0, 0.0, 1.0)
+
+
+def coat(kind: Any, colour: Any = BLACK, features: Any = None, **values: Any) -> Paint:
+    """A coat of the features with these numbers, or of the first hundreds; lines with round ends."""
+    some = np.arange(500 if np.ndim(colour) < 2 else len(colour)) if features is None else features
+    return Paint(kind, some, colour, **{"cap": "round", "join": "round", **values})
 
 
 def rings(*polygons: Any) -> Paths:
@@ -86,7 +93,7 @@ SHAPES = {
 @pytest.mark.parametrize("geometry", SHAPES.values(), ids=SHAPES.keys())
 def test_polygons_cover_exactly_what_they_contain(geometry: Any) -> None:
     """A pixel's alpha is the share of it within the polygon."""
-    found = alpha(polygons_(geometry), Paint("fill", BLACK))
+    found = alpha(polygons_(geometry), coat("fill", BLACK))
 
     assert np.abs(found - sampled(geometry)).max() < 0.04
     within = shapely.intersection(shapely.make_valid(geometry), shapely.box(0, 0, SIDE, SIDE))
@@ -97,7 +104,7 @@ def test_a_bow_tie_is_filled_on_both_sides() -> None:
     """A ring that crosses itself encloses both of its loops, whatever way it winds around them."""
     bow = shapely.from_wkt("POLYGON((2 2,22 22,22 2,2 22,2 2))")
 
-    found = alpha(polygons_(bow), Paint("fill", BLACK))
+    found = alpha(polygons_(bow), coat("fill", BLACK))
 
     assert found[12, 5] == found[12, 18] == 1
     assert found.sum() == pytest.approx(200, rel=1e-3)
@@ -106,7 +113,7 @@ def test_a_bow_tie_is_filled_on_both_sides() -> None:
 def test_slivers_are_faint_but_there() -> None:
     """What is much thinner than a pixel darkens by its area, wherever it lies."""
     for x in (3.0, 3.37, 3.99):
-        found = alpha(polygons_(shapely.box(x, 2, x + 0.05, 22)), Paint("fill", BLACK))
+        found = alpha(polygons_(shapely.box(x, 2, x + 0.05, 22)), coat("fill", BLACK))
         assert found.sum() == pytest.approx(1, abs=0.05)
         assert (found[2:22].max(axis=1) > 0).all()
 
@@ -132,7 +139,7 @@ def test_lines_are_what_lies_within_half_their_width(line: Any, width: float, ca
     }
     expected = sampled(line.buffer(width / 2, quad_segs=32, mitre_limit=2, **styles))
 
-    found = alpha(lines_(line), Paint("line", BLACK, width=width, cap=cap, join=join))
+    found = alpha(lines_(line), coat("line", BLACK, width=width, cap=cap, join=join))
 
     # Where a line overlaps itself within a pixel its areas are added up; that is some pixels at sharp bends.
     assert np.abs(found - expected).mean() < 0.004
@@ -145,14 +152,14 @@ def test_hairlines_are_as_dark_as_they_are_wide(width: float) -> None:
     """A line that is thinner than a pixel covers a part of it, in any direction."""
     for end in ((22, 2.5), (20, 17), (2.5, 22)):
         line = shapely.LineString([(2.5, 2.5), end])
-        found = alpha(lines_(line), Paint("line", BLACK, width=width, cap="butt"))
+        found = alpha(lines_(line), coat("line", BLACK, width=width, cap="butt"))
         assert found.sum() == pytest.approx(line.length * width, rel=0.02, abs=0.1)
 
 
 def test_a_ring_narrower_than_its_line_is_not_darker_for_it() -> None:
     """The line around a building smaller than itself covers what is near the building, once."""
     for small in (shapely.box(10.2, 10.4, 10.6, 10.7), shapely.box(11, 11, 11.3, 19)):
-        found = alpha(polygons_(small), Paint("line", BLACK, width=1.2))
+        found = alpha(polygons_(small), coat("line", BLACK, width=1.2))
         assert np.abs(found - sampled(small.buffer(0.6, quad_segs=16))).max() < 0.06
 
 
@@ -160,7 +167,7 @@ def test_a_ring_has_no_caps() -> None:
     """Where a polygon's ring closes there is a corner like any other."""
     box = shapely.box(4.5, 4.5, 19.5, 19.5)
 
-    found = alpha(polygons_(box), Paint("line", BLACK, width=3, cap="butt", join="miter"))
+    found = alpha(polygons_(box), coat("line", BLACK, width=3, cap="butt", join="miter"))
 
     assert found[3, 3] == found[20, 20] == found[3, 20] == 1
 
@@ -169,7 +176,7 @@ def test_dashes_begin_at_the_start_of_a_line_and_run_around_corners() -> None:
     """Lengths are drawn and left out in turn along the whole line."""
     line = shapely.LineString([(2, 2), (12, 2), (12, 20)])
 
-    found = alpha(lines_(line), Paint("line", BLACK, width=2, cap="butt", join="miter", dash=(6, 3)))
+    found = alpha(lines_(line), coat("line", BLACK, width=2, cap="butt", join="miter", dash=(3, 1.5)))
 
     assert found[1, 2:8] == pytest.approx(1)
     assert found[1, 8:11] == pytest.approx(0)
@@ -182,7 +189,7 @@ def test_dashes_begin_at_the_start_of_a_line_and_run_around_corners() -> None:
 def test_discs_are_round_wherever_they_lie(radius: float) -> None:
     """A pixel's alpha is the share of it within the disc, and the whole has the disc's area."""
     for place in ((12.0, 12.0), (11.3, 12.6), (12.5, 11.9375)):
-        found = alpha(points_(place), Paint("circle", BLACK, radius=radius))
+        found = alpha(points_(place), coat("circle", BLACK, radius=radius))
         assert np.abs(found - sampled(shapely.Point(place).buffer(radius, quad_segs=64))).max() < 0.07
         assert found.sum() == pytest.approx(np.pi * radius**2, rel=0.02, abs=0.02)
 
@@ -190,13 +197,13 @@ def test_discs_are_round_wherever_they_lie(radius: float) -> None:
 def test_discs_at_the_edge_are_cut_there() -> None:
     """A disc whose middle is outside is seen as far as it reaches in."""
     for place in ((-1.5, 12.0), (25.0, 3.0), (12.0, -2.0), (23.5, 24.5)):
-        found = alpha(points_(place), Paint("circle", BLACK, radius=3))
+        found = alpha(points_(place), coat("circle", BLACK, radius=3))
         assert np.abs(found - sampled(shapely.Point(place).buffer(3, quad_segs=64))).max() < 0.07
 
 
 def test_a_circle_is_surrounded_by_its_stroke() -> None:
     """The stroke lies around the radius, and between the two nothing shines through."""
-    ring = Paint("circle", (1, 0, 0, 1), radius=5, stroke_colour=(0, 0, 1, 1), stroke_width=2)
+    ring = coat("circle", (1, 0, 0, 1), radius=5, stroke_colour=(0, 0, 1, 1), stroke_width=2)
 
     rgba = painted(points_((12, 12)), [ring], SIDE, SIDE)
 
@@ -208,7 +215,7 @@ def test_a_circle_is_surrounded_by_its_stroke() -> None:
 
 def test_a_circle_without_a_radius_is_its_stroke() -> None:
     """Of a disc that has no size nothing is seen within its stroke."""
-    dot = Paint("circle", (1, 0, 0, 1), radius=0, stroke_colour=(0, 0, 1, 1), stroke_width=3)
+    dot = coat("circle", (1, 0, 0, 1), radius=0, stroke_colour=(0, 0, 1, 1), stroke_width=3)
 
     assert painted(points_((12.5, 12.5)), [dot], SIDE, SIDE)[:, 12, 12].tolist() == [0, 0, 255, 255]
 
@@ -227,7 +234,7 @@ def test_equal_features_add_up(kind: Any, count: int) -> None:
     colours[::2, 0] = 0.3 if count > 1 else 0.2  # several colours are blended in another way than one
 
     for colour in (colours[0], colours):
-        rgba = painted(shapes, [Paint(kind, colour, width=6, radius=6)], SIDE, SIDE)
+        rgba = painted(shapes, [coat(kind, colour, width=6, radius=6)], SIDE, SIDE)
         assert rgba[3, 12, 12] / 255 == pytest.approx(1 - (1 - opacity) ** count, abs=0.5 / 255 + 1e-6)
 
 
@@ -237,11 +244,11 @@ def test_what_is_later_lies_above() -> None:
     red, blue = (1, 0, 0, 0.5), (0, 0, 1, 0.5)
     over = [85, 0, 170, 191]
 
-    forwards = painted(shapes, [Paint("fill", np.array([red, blue]))], SIDE, SIDE)
-    backwards = painted(shapes, [Paint("fill", np.array([blue, red]), features=np.array([1, 0]))], SIDE, SIDE)
+    forwards = painted(shapes, [coat("fill", np.array([red, blue]))], SIDE, SIDE)
+    backwards = painted(shapes, [coat("fill", np.array([blue, red]), features=np.array([1, 0]))], SIDE, SIDE)
     layers = [
-        Paint("fill", red, features=np.array([True, False])),
-        Paint("fill", blue, features=np.array([False, True])),
+        coat("fill", red, features=np.array([0])),
+        coat("fill", blue, features=np.array([1])),
     ]
 
     assert forwards[:, 12, 12].tolist() == pytest.approx(over, abs=1)
@@ -252,8 +259,10 @@ def test_what_is_later_lies_above() -> None:
 def test_sizes_are_of_each_feature() -> None:
     """Widths and radii may differ from feature to feature."""
     two = lines_(shapely.LineString([(0, 6), (24, 6)]), shapely.LineString([(0, 16), (24, 16)]))
-    found = alpha(two, Paint("line", BLACK, width=np.array([1.0, 5.0])))
-    dots = alpha(points_((5, 5), (15, 15)), Paint("circle", BLACK, radius=np.array([1.0, 6.0])))
+    found = alpha(two, coat("line", BLACK, width=np.array([1.0, 5.0]), features=np.arange(2)))
+    dots = alpha(
+        points_((5, 5), (15, 15)), coat("circle", BLACK, radius=np.array([1.0, 6.0]), features=np.arange(2))
+    )
 
     assert (found[:11, 12].sum(), found[11:, 12].sum()) == pytest.approx((1, 5), abs=0.02)
     assert dots.sum() == pytest.approx(np.pi * 37, rel=0.01)
@@ -264,20 +273,18 @@ def test_what_has_no_colour_or_size_is_left_out() -> None:
     two = polygons_(shapely.box(0, 0, 8, 24), shapely.box(12, 0, 24, 24))
     colours = np.array([[np.nan, 0, 0, 1], [0, 0, 0, 1.0]])
 
-    assert alpha(two, Paint("fill", colours)).sum() == pytest.approx(288)
-    assert not alpha(two, Paint("line", BLACK, width=np.nan)).any()
-    assert not alpha(two, Paint("line", BLACK, width=np.array([0.0, -3.0]))).any()
-    assert not alpha(points_((3, 3)), Paint("circle", BLACK, radius=-1.0)).any()
-    assert not alpha(
-        Shapes(NO_POINTS, NO_PATHS, NO_PATHS), Paint("fill"), Paint("line"), Paint("circle")
-    ).any()
+    assert alpha(two, coat("fill", colours)).sum() == pytest.approx(288)
+    assert not alpha(two, coat("line", BLACK, width=np.nan)).any()
+    assert not alpha(two, coat("line", BLACK, width=np.array([0.0, -3.0]), features=np.arange(2))).any()
+    assert not alpha(points_((3, 3)), coat("circle", BLACK, radius=-1.0)).any()
+    assert not alpha(Shapes(NO_POINTS, NO_PATHS, NO_PATHS), coat("fill"), coat("line"), coat("circle")).any()
 
 
 def test_lines_from_the_other_end_of_the_world_are_where_they_are() -> None:
     """Coordinates of a thousand million pixels cost neither time nor precision."""
     line = shapely.LineString([(-1e9, 12), (1e9, 12), (1e9, -1e9), (7, -1e9), (7, 1e9)])
 
-    found = alpha(lines_(line), Paint("line", BLACK, width=2, dash=()))
+    found = alpha(lines_(line), coat("line", BLACK, width=2))
 
     assert found[11:13].min() == found[:, 6:8].min() == 1
     assert found.sum() == pytest.approx(2 * 24 + 2 * 24 - 4, abs=0.1)
@@ -294,13 +301,13 @@ def test_pictures_do_not_depend_on_how_the_work_is_divided(monkeypatch: pytest.M
     )
     colours = chance.uniform(0, 1, (60, 4))
     painting = [
-        Paint("fill", colours),
-        Paint("line", colours[:30], features=np.arange(30), of="lines", dash=(3, 2)),
-        Paint("circle", colours, radius=chance.uniform(1, 5, 60), stroke_width=1, stroke_colour=colours),
+        coat("fill", colours),
+        coat("line", colours[:30], features=np.arange(30), dash=(3, 2)),
+        coat("circle", colours, radius=chance.uniform(1, 5, 60), stroke_width=1, stroke_colour=colours),
     ]
     whole = painted(shapes, painting, SIDE, SIDE).astype(int)
 
-    monkeypatch.setattr(coats, "_BATCH", 50)
+    monkeypatch.setattr(chosen, "_BATCH", 50)
     monkeypatch.setattr(coats, "_STRIP", 5 * SIDE)
     divided = painted(shapes, painting, SIDE, SIDE)
 
@@ -314,7 +321,7 @@ def test_vertices_that_nobody_misses_are_left_out() -> None:
     zigzag = lines(shapely.LineString([(number * 0.01, 0.01 * (number % 2)) for number in range(100)]))
 
     thin = curve.thinned()
-    both = [alpha(Shapes(NO_POINTS, one, NO_PATHS), Paint("line", BLACK, width=2)) for one in (curve, thin)]
+    both = [alpha(Shapes(NO_POINTS, one, NO_PATHS), coat("line", BLACK, width=2)) for one in (curve, thin)]
 
     assert len(thin.x) < 200
     assert np.abs(both[0] - both[1]).max() < 0.06
@@ -330,7 +337,7 @@ def test_many_features_take_bounded_memory() -> None:
 
     tracemalloc.start()
     try:
-        rgba = painted(shapes, [Paint("circle", chance.uniform(0, 1, (count, 4)), radius=1.5)], 256, 256)
+        rgba = painted(shapes, [coat("circle", chance.uniform(0, 1, (count, 4)), radius=1.5)], 256, 256)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

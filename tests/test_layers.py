@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "tileserver"
 
 CORE = frozenset(
     {"tileserver", "errors", "tiles", "formats", "units", "protocol", "replies", "signature"}
-    | {"style", "udf", "documents", "interest", "redaction"}
+    | {"styles", "subject", "udf", "documents", "wmts", "interest", "kept", "redaction"}
 )
 CORE_LIBRARIES = frozenset({"mercantile"})
 SERVER_LIBRARIES = CORE_LIBRARIES | {"starlette"}
@@ -43,17 +43,20 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     # core: no input or output, importable anywhere
     "errors": (frozenset(), frozenset()),
     "units": (frozenset(), frozenset()),
-    **dict.fromkeys(("tiles", "formats", "protocol", "signature", "style", "udf"), (CORE, CORE_LIBRARIES)),
-    **dict.fromkeys(("replies", "interest", "redaction"), (frozenset(), frozenset())),
-    "documents": (CORE, CORE_LIBRARIES),
+    **dict.fromkeys(
+        ("tiles", "formats", "protocol", "signature", "styles", "subject", "udf"), (CORE, CORE_LIBRARIES)
+    ),
+    **dict.fromkeys(("replies", "interest", "kept", "redaction"), (frozenset(), frozenset())),
+    **dict.fromkeys(("documents", "wmts"), (CORE, CORE_LIBRARIES)),
     # server: the web process
     "settings": (CORE, frozenset()),
     "state": (CORE, frozenset()),
     "access": (CORE | {"state"}, frozenset()),
-    "canvas": (CORE, frozenset()),
+    "canvas": (CORE | {"own_styles"}, frozenset()),
+    "own_styles": (CORE, frozenset()),
     "catalog": (CORE | {"canvas"}, frozenset()),
     "vault": (CORE | {"canvas", "state"}, frozenset({"cryptography"})),
-    "paths": (CORE | {"access", "canvas", "catalog"}, frozenset()),
+    "paths": (CORE | {"access", "canvas", "catalog", "params"}, frozenset()),
     "mirror": (CORE, frozenset()),
     "fetching": (CORE | {"mirror"}, frozenset()),
     "loading": (CORE | {"fetching", "mirror"}, frozenset()),
@@ -64,17 +67,28 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "openapi": (CORE | {"params"}, frozenset()),
     "runs": (CORE, frozenset()),
     "metadata": (CORE, frozenset()),
-    "coding": (CORE | {"cache"}, frozenset({"zstandard"})),
-    "cache": (CORE, frozenset({"diskcache"})),
+    "tidying": (frozenset(), frozenset()),
+    "coding": (CORE | {"cache"}, frozenset({"isal", "zstandard"})),
+    "cache": (CORE, frozenset({"cryptography"})),
     "sandbox": (frozenset(), frozenset()),
     "executor": (CORE | {"sandbox"}, CORE_LIBRARIES),
     "doctor": (CORE | {"executor", "sandbox"}, frozenset()),
-    "telemetry": (CORE, frozenset()),
-    "edge": (CORE, SERVER_LIBRARIES),
-    "requests": (CORE | {"access", "params"}, SERVER_LIBRARIES),
+    "requestlog": (frozenset(), frozenset()),
+    "telemetry": (CORE | {"requestlog"}, frozenset()),
+    "counts": (frozenset(), frozenset()),
+    "metrics": (CORE | {"counts", "executor"}, frozenset()),
+    "edge": (CORE | {"requestlog"}, SERVER_LIBRARIES),
+    "forwarding": (frozenset(), frozenset()),
+    "processes": (CORE | {"sandbox"}, frozenset({"starlette"})),
+    "requests": (CORE | {"access", "params", "pipeline"}, SERVER_LIBRARIES),
     "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
+    "answers": (CORE | {"access", "cache", "coding", "metadata", "params"}, frozenset()),
     "responses": (
-        CORE | {"access", "coding", "metadata", "params", "pipeline"},
+        CORE | {"access", "answers", "metadata", "params", "pipeline", "requests"},
+        SERVER_LIBRARIES,
+    ),
+    "front": (
+        CORE | PIPELINE | {"answers", "coding", "edge", "requestlog", "requests"},
         SERVER_LIBRARIES,
     ),
     "pipeline": (CORE | PIPELINE, CORE_LIBRARIES),
@@ -90,23 +104,27 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "app": (
-        CORE | PIPELINE | {"coding", "edge", "pages", "platform", "responses", "routes", "sandbox", "doctor"},
+        CORE
+        | PIPELINE
+        | {"coding", "edge", "front", "metrics", "pages", "platform", "processes", "requestlog", "requests"}
+        | {"answers", "responses", "routes", "sandbox", "doctor", "telemetry", "tidying"},
         SERVER_LIBRARIES,
     ),
-    "wire": (frozenset(), frozenset({"uvicorn"})),
+    "wire": (frozenset({"forwarding", "front"}), SERVER_LIBRARIES | {"uvicorn"}),
     "server": (
-        CORE | PIPELINE | {"app", "telemetry", "wire", "doctor"},
+        CORE | PIPELINE | {"app", "doctor", "forwarding", "front", "processes", "telemetry", "wire"},
         frozenset({"starlette", "uvicorn", "uvloop"}),
     ),
     "demo": (CORE, frozenset()),
     "cli": (
-        CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry", "sandbox"},
+        CORE | PIPELINE | {"state", "app", "server", "demo", "worker", "telemetry", "sandbox", "tidying"},
         frozenset({"click", "mercantile", "uvicorn"}),
     ),
     "__main__": (frozenset({"cli"}), frozenset()),
     # worker: child processes
     "worker": (CORE | {"worker", "render", "fused", "sandbox"}, WORKER_LIBRARIES),
-    "render": (CORE | {"render"}, WORKER_LIBRARIES),
+    "raster": (CORE | {"raster"}, WORKER_LIBRARIES),
+    "render": (CORE | {"render", "raster"}, WORKER_LIBRARIES),
     "fused": (CORE | {"fused", "worker"}, WORKER_LIBRARIES),
     "tileserver": (frozenset(), frozenset()),
 }
@@ -173,7 +191,7 @@ def test_table_has_no_row_for_a_module_that_is_gone() -> None:
 def test_web_process_loads_nothing_heavy() -> None:
     """Importing the application loads no array, table or geometry library, and nothing of the worker."""
     heavy = {"numpy", "pandas", "geopandas", "rasterio", "rio_tiler", "shapely", "pyarrow", "xarray", "PIL"}
-    heavy |= {"tileserver.worker.runner", "tileserver.render", "tileserver.fused"}
+    heavy |= {"tileserver.worker.runner", "tileserver.render", "tileserver.raster", "tileserver.fused"}
     code = f"import sys, tileserver.app; print(sorted({heavy!r} & sys.modules.keys()))"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.browser import chromium, tab
 from tests.conftest import Server, serving
@@ -22,6 +22,7 @@ def udf(bounds: fused.types.Bounds = None):
 FILES = {
     "city/river.py": RIVER,
     "city/number.py": "@fused.udf\ndef udf():\n    return 'forty-two'\n",
+    "city/chart.py": "@fused.udf\ndef udf():\n    return '<style>h1 {color: rgb(1,2,3)}</style><h1>A'\n",
 }
 
 
@@ -76,7 +77,11 @@ def test_a_passcode_opens_the_map(browser: Browser, server: Server) -> None:
         found.page.wait_for_selector("article")
         found.page.goto(f"{server.url}/{token}/number/map")
         found.settled()
-        assert "forty-two" in (found.page.get_attribute("#result", "srcdoc") or "")
+        expect(found.page.frame_locator("#result iframe").locator("body")).to_have_text("forty-two")
+        found.page.goto(f"{server.url}/{token}/chart/map")
+        found.settled()
+        chart = found.page.frame_locator("#result iframe").locator("h1")
+        assert chart.evaluate("one => getComputedStyle(one).color") == "rgb(1, 2, 3)"
 
 
 def test_an_access_token_opens_a_team_canvas(browser: Browser, server: Server) -> None:

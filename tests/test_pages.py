@@ -91,7 +91,8 @@ def browse(server: Server, path: str) -> httpx.Response:
 def harmless(page: Page) -> bool:
     """Whether a page has no element and no handler that our templates don't write."""
     ours = {"html", "head", "meta", "title", "link", "body", "main", "h1", "h2", "p", "div", "article", "a"}
-    ours |= {"ul", "li", "iframe", "details", "summary", "form", "aside", "script", "code"}
+    ours |= {"ul", "li", "details", "summary", "form", "section", "dialog", "script", "code"}
+    ours |= {"label", "input", "span"}
     names = {name for name, _ in page.attributes}
     return {tag for tag, _ in page.elements} <= ours and not any(name.startswith("on") for name in names)
 
@@ -112,12 +113,13 @@ def test_a_map_page_shows_hostile_text_as_text() -> None:
 def test_a_canvas_page_shows_hostile_text_as_text() -> None:
     """Titles, descriptions and names, in the canvas and in its UDFs."""
     listed = [udf("", title=HOSTILE, description=HOSTILE, name=HOSTILE)]
-    page = Page(pages.canvas_page(HOSTILE, HOSTILE, listed, {HOSTILE: HOSTILE}, "/fc_x"))
+    page = Page(pages.canvas_page(HOSTILE, HOSTILE, listed, {HOSTILE: HOSTILE}, "/fc_x", "n"))
 
     assert harmless(page)
     assert harmless(Page(pages.broken_page(HOSTILE, HOSTILE)))
-    assert page.all("script") == []
+    assert len(page.all("script")) == 2
     assert page.text.count(HOSTILE) == 8
+    assert list(page.data["udfs"]) == [HOSTILE]
 
 
 def test_the_home_page_shows_hostile_text_as_text() -> None:
@@ -194,12 +196,19 @@ def test_a_canvas_page_lists_its_udfs(server: Server) -> None:
     base = f"/{server.tokens['town']}"
 
     assert [link["href"] for link in page.all("a")] == [
-        *(f"{base}/hello/map", f"{base}/hello/map", f"{base}/hello"),
-        *(f"{base}/roads/map", f"{base}/roads/map", f"{base}/roads", f"{base}/roads/run/tiles.json"),
+        *(f"{base}.api.json", f"{base}.wmts.xml"),
+        *([f"{base}/hello/map"] * 3),
+        f"{base}/hello",
+        *([f"{base}/roads/map"] * 3),
+        *(f"{base}/roads", f"{base}/roads/run/tiles.json"),
     ]
     assert "Roads of the town" in page.text
     assert "By class." in page.text
     assert len(page.all("code")) == 3  # two names, one word of prose
+    assert page.data["udfs"] == {
+        "hello": {"layer": False, "ready": True},
+        "roads": {"layer": True, "ready": True},
+    }
 
 
 def test_a_broken_udf_says_why_on_the_pages(server: Server) -> None:
@@ -244,25 +253,35 @@ def test_the_home_page_of_the_demo_leads_into_it(demo: Server) -> None:
 def test_a_map_page_asks_for_what_people_can_give() -> None:
     """A form of the signature: not the tile, not the screen; choices and defaults as they are."""
     source = (
-        "bounds: fused.types.Bounds, n: int, kind: Literal['a', 'b'] = 'a', size: int = 256, box: Bbox = None"
+        "bounds: fused.types.Bounds, n: int, kind: Literal['a', 'b'] = 'a', size: int = 256,"
+        " box: Bbox = None, frame: fused.types.TileGDF = None"
     )
-    (n, kind) = Page(pages.map_page(udf(source), "/x", "n", layer=True)).data["parameters"]
+    (n, kind, box) = Page(pages.map_page(udf(source), "/x", "n", layer=True)).data["parameters"]
 
-    assert n == {"name": "n", "type": "int", "choices": [], "default": None, "required": True}
+    assert n == {
+        "name": "n",
+        "type": "int",
+        "choices": [],
+        "default": None,
+        "written": None,
+        "required": True,
+    }
     assert kind == {
         "name": "kind",
         "type": "Literal",
         "choices": ["a", "b"],
         "default": "a",
+        "written": "'a'",
         "required": False,
     }
+    assert (box["type"], box["written"]) == ("Bbox", "None")
 
 
 def test_what_is_no_layer_is_shown_as_it_is(server: Server) -> None:
     """The page's script is told; nobody's tile decides the parameters then."""
     page = Page(browse(server, "/{town}/hello/map").text)
 
-    assert page.data["layer"] is False
+    assert page.data["layer"] is False and page.data["map"] is False
     assert page.data["base"] == f"/{server.tokens['town']}/hello"
 
 
@@ -288,6 +307,6 @@ def test_a_build_without_its_pages_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
 )
 def test_docstrings_are_prose(docstring: str, html: str) -> None:
     """Blank lines end paragraphs, backquotes mark code."""
-    shown = pages.canvas_page("t", docstring, [], {}, "/x")
+    shown = pages.canvas_page("t", docstring, [], {}, "/x", "n")
 
-    assert f'<h1>t</h1>{html}<div class="cards">' in shown
+    assert f"<h1>t</h1>{html}</div>" in shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import geopandas as gpd
@@ -10,9 +12,22 @@ import pytest
 import shapely
 from mercantile import Tile
 
-from tileserver import tiles
+from tileserver import styles, tiles
 from tileserver.protocol import Job, RenderOptions
-from tileserver.render.drawing import FILL, LINE, POINT, draw
+from tileserver.render.drawing import draw
+from tileserver.styles.evaluate import evaluate
+
+
+def _colour(layer: str, kind: str) -> tuple[float, ...]:
+    """Red, green, blue and opacity of the default style."""
+    values = next(one.values for one in styles.default().layers if one.id == layer)
+    colour, opacity = values[f"{kind}-color"], values[f"{kind}-opacity"]
+    assert colour is not None and opacity is not None
+    return (*evaluate(colour)[:3], evaluate(opacity))
+
+
+FILL, LINE = _colour("udf-fill", "fill"), _colour("udf-line", "line")
+POINT = _colour("udf-point", "circle")
 
 
 def job(tile: Tile | None = None, **options: Any) -> Job:
@@ -176,6 +191,19 @@ def test_strokes_grow_with_the_scale() -> None:
     one, two = (draw(frame(shapely.Point(0, 0)), job(WORLD, scale=scale))[0][3] for scale in (1, 2))
 
     assert two.sum() / one.sum() == pytest.approx(4, rel=0.1)
+
+
+def test_lines_may_be_dashed() -> None:
+    """Dashes and gaps in turn, counted in widths of the line."""
+    layer = {"id": "a", "type": "line", "source": "udf", "source-layer": "udf"}
+    paint = {"line-dasharray": [7, 3], "line-width": 4}
+    style = json.dumps({"version": 8, "sources": {}, "layers": [{**layer, "paint": paint}]})
+    line = frame(shapely.LineString([(-150, 0), (150, 0)]))
+
+    row = draw(line, replace(job(WORLD, size=512), style=style))[0][3, 256, 50:460] > 128
+
+    assert row.mean() == pytest.approx(0.7, abs=0.05)
+    assert (row[1:] != row[:-1]).sum() == pytest.approx(2 * 410 / 40, abs=2)
 
 
 def test_invalid_polygons_are_drawn() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from http.client import HTTPResponse
 
 import httpx
 import pytest
@@ -167,3 +169,55 @@ def test_a_query_is_decoded_once(server: Server, query: str, expected: str) -> N
     target = f"/{server.tokens['city']}/echo?format=json&{query}".encode()
 
     assert json.loads(sent(server, get(target))[2])["s"] == expected
+
+
+# -- answers that are there at once
+
+
+def test_requests_behind_one_another_are_answered_in_their_order(server: Server) -> None:
+    """RFC 9112, 9.3.2: stored and not, in one packet."""
+    path = f"/{server.tokens['city']}/echo.json".encode()
+    server.get("/{city}/echo.json?s=stored")
+    words = ["stored" if n % 3 else f"new{n}" for n in range(60)]
+    asked = [b"GET " + path + f"?s={word} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode() for word in words]
+    asked.append(get(path + b"?s=last"))
+
+    _, _, rest = sent(server, b"".join(asked))
+
+    found = re.findall(rb'\{"s": ?"(\w+)"', rest)
+    assert [word.decode() for word in found] == [*words, "last"]
+
+
+@pytest.mark.parametrize(
+    ("line", "closes"),
+    [(b"HTTP/1.0\r\n", True), (b"HTTP/1.1\r\nConnection: close\r\n", True), (b"HTTP/1.1\r\n", False)],
+)
+def test_a_connection_is_kept_where_both_want_it(server: Server, line: bytes, closes: bool) -> None:
+    """RFC 9112, 9.3: of a stored answer as of any other; its length and date are told."""
+    server.get("/{city}/echo.json?s=kept")
+    url = httpx.URL(server.url)
+    target = f"/{server.tokens['city']}/echo.json?s=kept".encode()
+    with closing(socket.create_connection((url.host, url.port or 80), timeout=20)) as connection:
+        request = b"GET " + target + b" " + line + b"Host: 127.0.0.1\r\n\r\n"
+        connection.sendall(request)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        body = answer.read()
+        if not closes:
+            connection.sendall(request)
+        more = connection.recv(12)
+
+    assert (json.loads(body)["s"], answer.getheader("x-cache")) == ("kept", "hit")
+    assert (answer.getheader("connection") == "close") is closes
+    assert answer.getheader("date")
+    assert more == (b"" if closes else b"HTTP/1.1 200")
+
+
+def test_a_stored_answer_to_head_has_no_body(server: Server) -> None:
+    """Nothing follows its headers."""
+    server.get("/{city}/echo.json?s=head")
+    target = f"/{server.tokens['city']}/echo.json?s=head".encode()
+    status, headers, body = sent(server, get(target).replace(b"GET", b"HEAD", 1))
+
+    assert (status, body, headers["x-cache"]) == (200, b"", "hit")
+    assert int(headers["content-length"]) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
@@ -13,27 +14,35 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from tileserver import __version__, pages, platform, responses
+from tileserver import __version__, metrics, pages, platform, responses
 from tileserver.access import Access
+from tileserver.answers import UDF_POLICY
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.coding import Coder
 from tileserver.doctor import METADATA_WARNING, metadata_answers
-from tileserver.edge import Edge
-from tileserver.errors import MethodNotAllowed, NotFound, TileServerError
+from tileserver.edge import Edge, Manners
+from tileserver.errors import MethodNotAllowed, NotFound, Overloaded, TileServerError
 from tileserver.executor import Executor
 from tileserver.executor.confinement import Confinement
 from tileserver.executor.local import LocalPool
-from tileserver.pipeline import Services, make_sources
+from tileserver.front import Front
+from tileserver.metrics import Measured, Metrics
+from tileserver.pipeline import Doors, Services, make_sources
+from tileserver.processes import Relay
 from tileserver.redaction import Redaction
+from tileserver.requestlog import RequestLog
+from tileserver.requests import credentials_of, is_local
 from tileserver.routes import SharedRoutes
 from tileserver.sandbox import DESCRIPTIONS
 from tileserver.settings import Settings
+from tileserver.telemetry import write_requests
+from tileserver.tidying import tidy
 from tileserver.vault import Vault
 
 log = logging.getLogger("tileserver")
@@ -51,14 +60,19 @@ def create_app(
     are to canvases (the demo's).
     """
     coded_size = settings.memory_cache // 4
+    counted = Metrics()
+    manners = Manners(allows_host=settings.allows_host, cors_origins=settings.cors_origins)
+    requests = RequestLog(write_requests)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         access = Access(settings.state_dir, fixed=fixed_tokens or {})
         vault = Vault(settings.state_dir)
-        cache = Cache.open(settings.cache_dir, settings.cache_size, settings.memory_cache - coded_size)
+        cache = _open_cache(settings, access, settings.memory_cache - coded_size)
+        counted.open(settings.state_dir / "metrics")
         app.state.runs = platform.make_runs()
         looking = asyncio.create_task(_tell_metadata(settings))
+        tidy(settings.state_dir, lambda: {token.id for token in access.tokens()})
         try:
             async with executor or local_pool(settings) as running:
                 _tell_level(running)
@@ -66,8 +80,9 @@ def create_app(
                 sources = make_sources(settings)
                 names = catalog.names()
                 redact = _redaction(settings, names)
+                measured = Measured(running, counted)
                 app.state.services = Services(
-                    settings, access, catalog, cache, running, vault, sources, redact
+                    settings, access, catalog, cache, sources, measured, vault, redact
                 )
                 for name in names:
                     for problem in catalog.load(name).problems:
@@ -79,6 +94,8 @@ def create_app(
             await cache.close()
             vault.close()
             access.close()
+            counted.close()
+            await asyncio.to_thread(requests.close)
 
     def services() -> Services:
         return cast(Services, app.state.services)
@@ -89,6 +106,7 @@ def create_app(
             Route("/", home),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            Route("/metrics", prometheus),
             Mount("/static", _Static(directory=pages.STATIC), middleware=[Middleware(GZipMiddleware)]),
             Mount("/run", routes=[*platform.SHARED_ROUTES, Mount("/", _NothingElse(platform.SHARED_ROUTES))]),
             Mount(
@@ -106,13 +124,78 @@ def create_app(
             TileServerError: _failed,
             HTTPException: _refused,
         },
-        middleware=[Middleware(Edge, allows_host=settings.allows_host, cors_origins=settings.cors_origins)],
+        middleware=[Middleware(Edge, manners=manners, requests=requests, observe=counted.observe_request)],
         lifespan=lifespan,
     )
+    app.state.metrics = counted
     app.state.public_url = settings.public_url
     app.state.coder = Coder(coded_size)
+    app.state.manners, app.state.requests = manners, requests
     app.state.fixed_tokens = dict(fixed_tokens or {})
     return app
+
+
+def in_front_of(app: Starlette) -> Front:
+    """The application with what answers stored results in front of it."""
+    state = app.state
+    return Front(
+        app,
+        doors=lambda: cast(Services | None, getattr(state, "services", None)),
+        coder=state.coder,
+        manners=state.manners,
+        requests=state.requests,
+        observe=state.metrics.observe_request,
+    )
+
+
+def create_relay(
+    settings: Settings, channel: socket.socket, *, fixed_tokens: Mapping[str, str] | None = None
+) -> Front:
+    """A web process besides the owner (see ``processes``): it answers with what is stored, and hands
+    everything else to the owner."""
+    counted = Metrics()
+    coded_size = settings.memory_cache // 4
+    manners = Manners(allows_host=settings.allows_host, cors_origins=settings.cors_origins)
+    requests = RequestLog(write_requests)
+    opened: list[Doors] = []
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[None]:
+        access = Access(settings.state_dir, fixed=fixed_tokens or {})
+        vault = Vault(settings.state_dir)
+        cache = _open_cache(settings, access, settings.memory_cache - coded_size)
+        counted.open(settings.state_dir / "metrics")
+        try:
+            catalog = Catalog(settings.workspace, vault.of)
+            opened.append(Doors(settings, access, catalog, cache, make_sources(settings)))
+            yield
+        finally:
+            opened.clear()
+            await cache.close()
+            vault.close()
+            access.close()
+            counted.close()
+            await asyncio.to_thread(requests.close)
+
+    unreachable = Edge(_unreachable, manners=manners, requests=requests, observe=counted.observe_request)
+    patience = settings.queue_time_limit
+    return Front(
+        Relay(channel, unreachable=unreachable, patience=patience, opening=opening),
+        doors=lambda: opened[0] if opened else None,
+        coder=Coder(coded_size),
+        manners=manners,
+        requests=requests,
+        observe=counted.observe_request,
+    )
+
+
+async def _unreachable(scope: Scope, receive: Receive, send: Send) -> None:
+    response = responses.failure(Overloaded("the server is restarting; ask again", retry_after=1))
+    await response(scope, receive, send)
+
+
+def _open_cache(settings: Settings, access: Access, memory: int) -> Cache:
+    return Cache.open(settings.cache_dir, settings.cache_size, memory, access.keyed("cache"))
 
 
 def local_pool(settings: Settings, *, workers: int | None = None) -> LocalPool:
@@ -183,6 +266,17 @@ async def readyz(request: Request) -> Response:
     return JSONResponse(status, 200 if ready else 503, {"cache-control": "no-store"})
 
 
+async def prometheus(request: Request) -> Response:
+    """What the server counts of itself, for whoever sits at the machine or holds an admin's token."""
+    request.state.facts["route"] = "metrics"
+    services: Services = request.app.state.services
+    if not is_local(request):
+        services.access.require(credentials_of(request), "admin")
+    text = request.app.state.metrics.text(services.executor.stats())
+    headers = {"cache-control": "no-store", "content-type": metrics.MEDIA_TYPE}
+    return PlainTextResponse(text, headers=headers)
+
+
 class _NothingElse:
     """What is there besides these routes: nothing, or one of them asked by another method."""
 
@@ -198,14 +292,20 @@ class _NothingElse:
 
 
 class _Static(StaticFiles):
-    """Our own files; a URL with the version in it never changes its content."""
+    """Our own files. An address that names the version of them all never changes what it gives."""
+
+    def get_path(self, scope: Scope) -> str:
+        path = super().get_path(scope)
+        first, _, rest = path.partition("/")
+        return rest if first == pages.version() else path
 
     def file_response(self, *args: object, **kwargs: object) -> Response:
         response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
-        scope = args[2] if len(args) > 2 else kwargs["scope"]
-        versioned = f"v={__version__}".encode() in cast(dict[str, bytes], scope)["query_string"]
-        age = "public, max-age=31536000, immutable" if versioned else "no-cache"
-        response.headers["cache-control"] = age
+        scope = cast(Scope, args[2] if len(args) > 2 else kwargs["scope"])
+        versioned = f"/{pages.version()}/" in scope["path"]
+        response.headers["cache-control"] = "public, max-age=31536000, immutable" if versioned else "no-cache"
+        if response.media_type == "text/html":  # the frame that takes UDFs' HTML
+            response.headers["content-security-policy"] = UDF_POLICY
         return response
 
 

@@ -13,14 +13,16 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tileserver import formats
-from tileserver.errors import NotFound, UdfError, UnknownUdf
+from tileserver import formats, styles
+from tileserver.errors import BadRequest, NotFound, UdfError, UnknownUdf
+from tileserver.own_styles import read_styles
 from tileserver.protocol import Bundle, Json, Source
 from tileserver.signature import BrokenSource, NotAUdf, Signature, neighbours, read
+from tileserver.styles import StyleFault, Styles
 from tileserver.udf import Mode, Udf, UdfSettings
 
 DEFAULT_CANVAS: Final = "default"  # where clients of Fused look when no canvas is named
@@ -114,9 +116,8 @@ class Canvas:
         return self.udfs[name]
 
     def _refuse_sidecar(self, name: str) -> None:
-        for extension in formats.SIDECARS:
-            if name.endswith(f".{extension}") and name.removesuffix(f".{extension}"):
-                raise NotFound(f"there is no .{extension} beside a UDF")
+        if extension := formats.sidecar(name):
+            raise NotFound(f"there is no .{extension} beside a UDF")
 
     def unchanged(self, asked: str) -> bool:
         """Whether the folder and the file behind a URL's name are still what was read."""
@@ -231,6 +232,7 @@ class _Reader:
         self.settings = self._settings()
         self.files: dict[str, _File] = {}
         self.metas: dict[str, dict[str, Any]] = {}
+        self.styles = self._styles()
 
     def canvas(self) -> Canvas:
         table = self.settings
@@ -275,6 +277,9 @@ class _Reader:
         candidates: dict[str, _Candidate] = {}
         for path in self.stamps:
             if not path.endswith(".py"):
+                continue
+            if (shown := path.encode("utf-8", "replace").decode()) != path:
+                self.problems.append(Problem(shown, "has a name that is no UTF-8, which no address can say"))
                 continue
             parts = path.split("/")
             in_folder = len(parts) == 2 and parts[1] == f"{parts[0]}.py"
@@ -339,6 +344,13 @@ class _Reader:
         for key in table.keys() - {"title", "description", "env", "udf", "public_name"}:
             self.problems.append(Problem("canvas.toml", f"unknown key {key!r}"))
         return table
+
+    def _styles(self) -> Styles:
+        found = read_styles(self.folder, self.stamps)
+        for name, style in found.items():
+            if isinstance(style, StyleFault):
+                self.problems.append(Problem(f"styles/{name}.json", style.message))
+        return found
 
     # -- what they make
 
@@ -432,15 +444,22 @@ class _Reader:
             hint=_HINTS.get(_text(stored.get("fused:udfType")), "auto"),
             about=_text(stored.get("fused:description")).strip(),
             listed=stored.get("fused:isVisible") is not False and not any(map(stored.get, _DECORATIONS)),
+            styles=self.styles,
         )
 
     def _udf_settings(self, name: str) -> UdfSettings:
         table = _table(_table(self.settings.get("udf")).get(name))
         try:
-            return UdfSettings.from_table(table)
+            settings = UdfSettings.from_table(table)
         except ValueError as error:
             self.problems.append(Problem("canvas.toml", f"[udf.{name}] {error}"))
             return UdfSettings()
+        try:
+            styles.find(settings.style or styles.DEFAULT, self.styles)
+        except BadRequest as error:
+            self.problems.append(Problem("canvas.toml", f"[udf.{name}] style: {error.message}"))
+            return replace(settings, style="")
+        return settings
 
     def _code(self, name: str, sources: Mapping[str, Source]) -> list[Json]:
         """Digests of the UDF's source, its modules, and the neighbours it names, theirs included."""

@@ -21,6 +21,7 @@ from tileserver.protocol import Bundle
 from tileserver.udf import Udf
 
 _LOOK_EVERY: Final = 0.5  # seconds
+_GLANCE_EVERY: Final = 0.005  # seconds between looks at one file, while requests keep coming
 _WAIT_FROM: Final = 0.8  # seconds since the last look from which a request waits for the next one
 
 
@@ -48,6 +49,7 @@ class Catalog:
         self._names: tuple[list[str], float] = ([], float("-inf"))
         self._canvases: dict[str, tuple[Canvas, float]] = {}
         self._reading: dict[str, asyncio.Task[Canvas]] = {}
+        self._seen: dict[tuple[str, str], float] = {}  # when a UDF's file was last seen unchanged
 
     def names(self) -> list[str]:
         """Canvases of the workspace: folders with a ``canvas.toml`` or a UDF."""
@@ -96,6 +98,27 @@ class Catalog:
         if age >= _LOOK_EVERY:
             self._look(name)
         return known[0]
+
+    def known(self, name: str) -> Canvas | None:
+        """A canvas as it was when it was last read."""
+        known = self._canvases.get(name)
+        return None if known is None else known[0]
+
+    def holds(self, canvas: Canvas, udf: str) -> bool:
+        """Whether ``resolve`` would still find this UDF in what was read as ``canvas``, without waiting. Its
+        file is looked at every few milliseconds."""
+        known = self._canvases.get(canvas.name)
+        now = self._clock()
+        if known is None or known[0] is not canvas or now - known[1] >= _WAIT_FROM:
+            return False
+        if now - known[1] >= _LOOK_EVERY:
+            self._look(canvas.name)
+        key = (canvas.name, udf)
+        if now - self._seen.get(key, float("-inf")) < _GLANCE_EVERY:
+            return True
+        unchanged = canvas.unchanged(udf)
+        self._seen[key] = now if unchanged else float("-inf")
+        return unchanged
 
     async def canvases(self) -> list[Canvas]:
         """All canvases by name, as they were less than a second ago."""

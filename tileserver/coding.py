@@ -7,15 +7,14 @@ as everybody else would have to wait for it.
 from __future__ import annotations
 
 import asyncio
-import gzip
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import zstandard
+from isal import igzip
 
 from tileserver.cache import Stored
-from tileserver.protocol import Encoded
 
 _FROM: Final = 1024  # bytes; less isn't worth it
 _IN_A_THREAD_FROM: Final = 256 * 1024  # bytes; about 10 ms
@@ -25,14 +24,13 @@ _TILES: Final = frozenset({"application/vnd.mapbox-vector-tile", "image/svg+xml"
 # The first one that the client takes is used.
 _CODINGS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "zstd": lambda body: zstandard.compress(body, 3),
-    "gzip": lambda body: gzip.compress(body, 5, mtime=0),
+    "gzip": lambda body: igzip.compress(body, 2, mtime=0),
 }
 
 
-def choose(accept_encoding: str, encoded: Encoded) -> str | None:
-    """The coding for a result; None where it is sent as it is."""
-    kind = encoded.media_type
-    if len(encoded.body) < _FROM or not (kind.startswith(_TYPES) or kind in _TILES):
+def choose(accept_encoding: str, media_type: str, size: int) -> str | None:
+    """The coding for a body of ``size`` bytes; None where it is sent as it is."""
+    if size < _FROM or not (media_type.startswith(_TYPES) or media_type in _TILES):
         return None
     taken = _taken(accept_encoding)
     return next((coding for coding in _CODINGS if coding in taken), None)
@@ -59,14 +57,21 @@ class Coder:
 
     async def coded(self, stored: Stored, coding: str) -> bytes:
         """The body of a result in a coding that ``choose`` gave."""
-        key = (stored.etag, coding)
+        made = self.at_once(stored, coding)
+        if made is None:
+            made = await asyncio.to_thread(_CODINGS[coding], stored.encoded.body)
+            self._remember((stored.etag, coding), made)
+        return made
+
+    def at_once(self, stored: Stored, coding: str) -> bytes | None:
+        """The same; None where making it would keep everybody else waiting."""
+        key, body = (stored.etag, coding), stored.encoded.body
         made = self._made.get(key)
         if made is not None:
             self._made.move_to_end(key)
-            return made
-        body, code = stored.encoded.body, _CODINGS[coding]
-        made = code(body) if len(body) < _IN_A_THREAD_FROM else await asyncio.to_thread(code, body)
-        self._remember(key, made)
+        elif len(body) < _IN_A_THREAD_FROM:
+            made = _CODINGS[coding](body)
+            self._remember(key, made)
         return made
 
     def _remember(self, key: tuple[str, str], made: bytes) -> None:

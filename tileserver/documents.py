@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tileserver.styles import Style
 from tileserver.tiles import Bounds, fit_zoom
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A UDF as a map layer. ``bounds`` in degrees; ``fields`` maps attribute names to TileJSON's types."""
+    """A UDF as a map layer. ``bounds`` in degrees; ``fields`` maps attribute names to TileJSON's types.
+    ``families`` are the kinds of geometry of features, ``ramp`` the colours along the values of a picture's
+    only band."""
 
     name: str
     title: str
@@ -25,6 +29,8 @@ class Layer:
     attribution: str
     fields: Mapping[str, str]
     revision: str
+    families: tuple[str, ...] = ()
+    ramp: tuple[tuple[float, str], ...] = ()
 
 
 def tilejson(layer: Layer, tiles_url: str) -> dict[str, Any]:
@@ -52,6 +58,44 @@ def tilejson(layer: Layer, tiles_url: str) -> dict[str, Any]:
         fields = dict(layer.fields)
         document["vector_layers"] = [{"id": "udf", "fields": fields, "description": layer.title, **zooms}]
     return document
+
+
+def style(layer: Layer, chosen: Style, tilejson_url: str, tiles_url: str) -> dict[str, Any]:
+    """A MapLibre style that draws a layer: features from the ``tilejson_url`` by the layers of a style,
+    pictures from the template ``tiles_url``."""
+    west, south, east, north = layer.bounds
+    document = {
+        "version": 8,
+        "name": layer.title,
+        "metadata": {"tileserver:style": chosen.reference},
+        "center": [(west + east) / 2, (south + north) / 2],
+        # Of a map, whose tiles have 512 pixels where ours have 256.
+        "zoom": max(_start_zoom(layer) - 1, 0),
+    }
+    if layer.format == "mvt":
+        source: dict[str, Any] = {"type": "vector", "url": tilejson_url}
+        return {
+            **document,
+            "sources": {"udf": source},
+            "layers": [_drawn(one) for one in chosen.document["layers"]],
+        }
+    source = {"type": "raster", "tiles": [tiles_url], "tileSize": 256, "bounds": [west, south, east, north]}
+    source |= {"minzoom": layer.minzoom, "maxzoom": layer.maxzoom, "attribution": layer.attribution}
+    smooth = chosen.raster.resampling not in {None, "nearest"}
+    paint = {"raster-resampling": "linear" if smooth else "nearest", "raster-fade-duration": 0}
+    shown = {"id": "udf-raster", "type": "raster", "source": "udf", "paint": paint}
+    return {**document, "sources": {"udf": source}, "layers": [shown]}
+
+
+def _drawn(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer of a style that draws what ours does: MapLibre would fill lines, and put circles on every
+    vertex."""
+    family = {"fill": "Polygon", "circle": "Point"}.get(layer["type"])
+    given = layer.get("filter")
+    if family is None or (given is not None and "geometry-type" in json.dumps(given)):
+        return dict(layer)
+    only = ["==", ["geometry-type"], family]
+    return {**layer, "filter": only if given is None else ["all", given, only]}
 
 
 def _start_zoom(layer: Layer) -> int:

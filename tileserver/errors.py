@@ -7,6 +7,7 @@
     │  └─ UnknownToken · UnknownUdf · InvalidTile
     ├─ MethodNotAllowed                405
     ├─ Conflict                        409
+    ├─ PreconditionFailed              412   the caller has another version than the present one
     ├─ ClientGone                      499   nobody is left to answer
     ├─ BadRequest                      422   the request's fault: nothing has run
     │  └─ UnknownFormat · InvalidBody
@@ -95,6 +96,12 @@ class Conflict(TileServerError):
     """Something of that name is there already."""
 
     status = 409
+
+
+class PreconditionFailed(TileServerError):
+    """What the caller has seen is not what there is now; ``If-Match`` asked for that."""
+
+    status = 412
 
 
 class BadRequest(TileServerError):

@@ -97,6 +97,11 @@ _ALIASES = {"jpg": "jpeg", "tif": "tiff", "pbf": "mvt", "pq": "parquet", "xlsx":
 SIDECARS = frozenset({"aux.xml", "csvt", "prj", "cpg", "dbf", "shx", "ovr", "msk", "tfw", "wld", "idx"})
 
 
+def sidecar(name: str) -> str | None:
+    """The extension of a side-car file, where a name has one."""
+    return next((e for e in SIDECARS if name.endswith(f".{e}") and name.removesuffix(f".{e}")), None)
+
+
 def named(name: str) -> Format:
     """The format of a name or alias, in any case.
 

@@ -1,11 +1,14 @@
 """Our own HTML: the map of a UDF, the list of a canvas, the home page.
 
 Everything that comes from a workspace or a request is escaped. Pages load nothing from other hosts, and their
-policy lets only the scripts run that carry the page's nonce: never whatever else this origin serves.
+policy lets only the scripts run that carry the page's nonce, and what these import: never whatever else this
+origin serves. HTML of a UDF stands in a frame of another origin (``static/frame.html``).
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import re
 import secrets
@@ -14,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from tileserver import __version__, style
+from tileserver import __version__
 from tileserver.protocol import Json
 from tileserver.signature import Parameter
 from tileserver.udf import Udf
@@ -48,31 +51,45 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
     ``base`` is the path of the UDF."""
     if not (STATIC / f"{_MAPLIBRE}.js").is_file():
         return _page(udf.title, _WITHOUT_MAP)
+    asked = _asked(udf, layer=layer)
+    with_map = layer or any(parameter.type_name in _AREAS for parameter in asked)
     data = {
         "name": udf.name,
         "base": base,
         "worker": _static(f"{_MAPLIBRE}-worker.js"),
+        "countries": _static("countries.json"),
+        "frame": _static("frame.html"),
         "layer": layer,
-        "style": style.default(),
-        "parameters": [_described(p) for p in _asked(udf)],
+        "map": with_map,
+        "bounds": udf.settings.bounds,
+        "empty": udf.settings.empty,
+        "parameters": [_described(p) for p in asked],
     }
+    maplibre = f'<script nonce="{nonce}" src="{_static(f"{_MAPLIBRE}.js")}"></script>' if with_map else ""
     body = f"""
-<div id="map" aria-label="Map of {escape(udf.title)}"></div>
-<iframe id="result" sandbox title="Result of {escape(udf.name)}" hidden></iframe>
-<div id="progress" role="progressbar" aria-label="Loading tiles"></div>
+<main class="map">
+<div id="map"></div>
+<section id="result" aria-label="Result of {escape(udf.name)}" hidden></section>
+<div id="progress" role="progressbar" aria-label="Tiles" aria-valuemin="0" hidden><div></div></div>
 <details id="panel" open>
 <summary><h1>{escape(udf.title)}</h1></summary>
 <div class="about">{_prose(udf.description)}</div>
-<form id="parameters" aria-label="Parameters"></form>
+<form id="parameters" class="part" aria-label="Parameters"></form>
 <p id="message" role="alert"></p>
-<p class="copies" id="copies"></p>
+<section id="legend" class="part" aria-label="Legend" hidden></section>
+<section id="display" class="part" aria-label="Display"></section>
+<div id="actions" class="part"></div>
 </details>
-<aside id="errors" role="status" hidden></aside>
+<div id="status"><span id="loading" role="status"></span><span id="timing" hidden></span></div>
+<section id="errors" aria-label="Errors" hidden></section>
+<dialog id="uses" aria-label="Use it elsewhere"></dialog>
+<dialog id="help" aria-label="Keys"></dialog>
+</main>
 <script type="application/json" id="data">{_embedded(data)}</script>
-<script nonce="{nonce}" src="{_static(f"{_MAPLIBRE}.js")}"></script>
-<script nonce="{nonce}" type="module" src="{_static("map.js")}"></script>"""
-    styles = (f"{_MAPLIBRE.removesuffix('-csp')}.css", "page.css", "map.css")
-    return _page(udf.title, body, styles)
+{maplibre}
+<script nonce="{nonce}" type="module" src="{_static("map/main.js")}"></script>"""
+    sheets = (f"{_MAPLIBRE.removesuffix('-csp')}.css", "page.css", "map/map.css")
+    return _page(udf.title, body, sheets)
 
 
 _WITHOUT_MAP: Final = """<main><h1>No map here</h1>
@@ -104,38 +121,72 @@ def broken_page(name: str, reason: str) -> str:
 
 
 def canvas_page(
-    title: str, description: str, udfs: Iterable[Udf], broken: Mapping[str, str], base: str
+    title: str, description: str, udfs: Iterable[Udf], broken: Mapping[str, str], base: str, nonce: str
 ) -> str:
     """The UDFs that a token reaches, with their addresses below ``base``, and why some are broken."""
-    good = [_card(udf, f"{base}/{udf.name}") for udf in udfs]
+    listed = list(udfs)
+    good = [_card(udf, f"{base}/{udf.name}") for udf in listed]
     cards = "\n".join([*good, *(_broken_card(name, reason) for name, reason in broken.items())])
-    return _page(
-        title,
-        f'<main><h1>{escape(title)}</h1>{_prose(description)}<div class="cards">{cards}</div></main>',
-    )
+    data = {
+        "base": base,
+        "frame": _static("frame.html"),
+        "udfs": {udf.name: {"layer": udf.is_layer, "ready": _is_ready(udf)} for udf in listed},
+    }
+    here = escape(base, quote=True)
+    body = f"""<main>
+<div class="top"><div><h1>{escape(title)}</h1>{_prose(description)}</div></div>
+<p class="links"><a href="{here}.api.json">OpenAPI</a> <a href="{here}.wmts.xml">WMTS</a></p>
+<label class="find"><span class="offscreen">Search the functions</span>
+<input type="search" id="find" placeholder="Search (/)" autocomplete="off"></label>
+<div class="cards">{cards}</div>
+<p id="nothing" class="nothing quiet" hidden>No function has these words.</p>
+</main>
+<script type="application/json" id="data">{_embedded(data)}</script>
+<script nonce="{nonce}" type="module" src="{_static("canvas.js")}"></script>"""
+    return _page(title, body)
+
+
+def _is_ready(udf: Udf) -> bool:
+    """Whether it can run as it is asked for by a page that gives no parameters."""
+    return not any(parameter.required for parameter in _asked(udf, layer=udf.is_layer))
 
 
 def _card(udf: Udf, address: str) -> str:
     # Only what every UDF answers to: its source doesn't tell what it returns.
     here = escape(address, quote=True)
     tilejson = f'<a href="{here}/run/tiles.json">TileJSON</a> ' if udf.is_layer else ""
+    asked = "".join(f"<li>{escape(_short(p))}</li>" for p in _asked(udf, layer=udf.is_layer))
     return (
-        f'<article><h2><a href="{here}/map">{escape(udf.title)}</a></h2>{_prose(udf.description)}'
-        f'<p class="links"><a href="{here}/map">map</a> <a href="{here}">data</a> {tilejson}'
-        f"<code>{escape(udf.name)}</code></p></article>"
+        f'<article data-udf="{escape(udf.name, quote=True)}">'
+        f'<a class="thumbnail" href="{here}/map" tabindex="-1" aria-hidden="true"></a><div class="text">'
+        f'<h2><a href="{here}/map">{escape(udf.title)}</a></h2>'
+        f'<p class="name"><code>{escape(udf.name)}</code><span class="kind" hidden></span></p>'
+        f'{_prose(udf.description)}{f"""<ul class="parameters">{asked}</ul>""" if asked else ""}'
+        f'<p class="links"><a href="{here}/map">map</a> <a href="{here}">data</a> {tilejson}</p>'
+        "</div></article>"
     )
 
 
+def _short(parameter: Parameter) -> str:
+    """A parameter as its signature has it, on one short line."""
+    text = parameter.name if parameter.default is None else f"{parameter.name} = {parameter.default}"
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
 def _broken_card(name: str, reason: str) -> str:
-    return f'<article><h2>{escape(name)}</h2><p class="reason">{escape(reason)}</p></article>'
+    return (
+        f'<article><div class="text"><h2>{escape(name)}</h2><p class="reason">{escape(reason)}</p></div>'
+        "</article>"
+    )
 
 
 def home_page(tokens: Iterable[str]) -> str:
     """What this is; where the demo runs, the way to it."""
-    links = "".join(f'<li><a href="/{escape(t)}">/{escape(t)}</a></li>' for t in tokens)
-    shared = f"<p>This is the demo. Look at its canvas:</p><ul>{links}</ul>" if links else _HOME_HINT
-    about = f"<p>Python functions as map tiles and data. Version {__version__}.</p>"
-    return _page("tileserver", f"<main><h1>tileserver</h1>{about}{shared}</main>")
+    links = "".join(f'<li><a href="/{escape(t)}">Open the demo: /{escape(t)}</a></li>' for t in tokens)
+    shared = f"<ul>{links}</ul>" if links else _HOME_HINT
+    about = '<p class="lead">Python functions as map tiles and data.</p>'
+    version = f'<p class="quiet">Version {__version__}</p>'
+    return _page("tileserver", f'<main class="hero"><h1>tileserver</h1>{about}{shared}{version}</main>')
 
 
 _HOME_HINT: Final = (
@@ -150,14 +201,14 @@ def _prose(text: str) -> str:
     return "".join(f"<p>{part.strip()}</p>" for part in re.split(r"\n\s*\n", marked) if part.strip())
 
 
-def _asked(udf: Udf) -> list[Parameter]:
+def _asked(udf: Udf, *, layer: bool) -> list[Parameter]:
     """Parameters for people: not those that the tile or the screen decides, nor what only code can give."""
-    filled = udf.signature.filled_by_tile | {"size"} if udf.is_layer else frozenset()
-    return [p for p in udf.signature.parameters if p.name not in filled and not _is_geographic(p)]
+    filled = udf.signature.filled_by_tile | {"size"} if layer else frozenset()
+    return [p for p in udf.signature.parameters if p.name not in filled and p.type_name not in _FRAMES]
 
 
-def _is_geographic(parameter: Parameter) -> bool:
-    return parameter.type_name in {"Bounds", "Bbox", "Tile", "TileGDF", "TileXYZ", "ViewportGDF"}
+_AREAS: Final = frozenset({"Bounds", "Bbox"})  # a page takes them from a map
+_FRAMES: Final = frozenset({"Tile", "TileGDF", "TileXYZ", "ViewportGDF"})
 
 
 def _described(parameter: Parameter) -> dict[str, Json]:
@@ -166,6 +217,7 @@ def _described(parameter: Parameter) -> dict[str, Json]:
         "type": parameter.type_name,
         "choices": list(parameter.choices),
         "default": parameter.literal,
+        "written": parameter.default,
         "required": parameter.required,
     }
 
@@ -176,8 +228,20 @@ def _embedded(data: Mapping[str, Any]) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
+@functools.cache
+def version() -> str:
+    """A name for the content of all our files: addresses with it in them never change what they give."""
+    digest = hashlib.blake2b(digest_size=6)
+    for path in sorted(STATIC.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(STATIC).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _static(path: str) -> str:
-    return f"/static/{path}?v={__version__}"
+    # In the path, not in the query: scripts import each other by relative addresses.
+    return f"/static/{version()}/{path}"
 
 
 def _page(title: str, body: str, styles: Iterable[str] = ("page.css",)) -> str:

@@ -10,15 +10,18 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import parse_qsl
 
 from mercantile import Tile
 
-from tileserver import __version__, formats, tiles
-from tileserver.errors import BadRequest, UdfError
+from tileserver import __version__, formats, styles, tiles
+from tileserver.errors import BadRequest, InvalidTile, UdfError
 from tileserver.protocol import DEFAULT_EXTENT, DEFAULT_SIZE, Bundle, Default, Job, Json, RenderOptions
+from tileserver.styles import Style
+from tileserver.styles.raster import RESAMPLING
+from tileserver.subject import Subject, form
 from tileserver.udf import Udf
 from tileserver.units import parse_duration
 
@@ -27,7 +30,6 @@ QueryItems = Sequence[tuple[str, str]]
 DEFAULT_MAX_AGE: Final = 90 * 86400
 RECURSION_LIMIT: Final = 5
 MAX_PARAMETERS: Final = 2000
-RESAMPLING: Final = ("nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mode")
 
 # Never given to a UDF. Names beginning with "_" are reserved too.
 RESERVED: Final = frozenset(
@@ -55,8 +57,10 @@ class Address:
     def of_tile(cls, z: str, x: str, last: str) -> Address:
         """That of the three path segments of a tile.
 
-        :raises InvalidTile: when they are no tile of the matrix.
+        :raises InvalidTile: when they are no tile of the matrix, or a side-car file of one.
         """
+        if extension := formats.sidecar(last):
+            raise InvalidTile(f"there is no .{extension} beside a tile")
         found = tiles.parse(z, x, last)
         return cls(tile=found.tile, scale=found.scale, extension=found.extension)
 
@@ -111,7 +115,9 @@ NOBODY: Final = Caller()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that is ready to run: arguments are still text, ``max_age`` is the reader's (seconds)."""
+    """A request that is ready to run: arguments are still text, ``max_age`` is the reader's (seconds), and so
+    is how much longer a result may be used while another is made, or in the place of a failure. ``style`` is
+    None where there is nothing to draw."""
 
     udf: Udf
     arguments: Mapping[str, Json]
@@ -123,22 +129,35 @@ class Call:
     time_limit: float
     bundle: Bundle
     caller: Caller = NOBODY
+    stale_while_revalidate: int = 0
+    stale_if_error: int = 0
+    style: Style | None = None
 
-    @property
-    def tag(self) -> str:
-        """What a purge goes by."""
-        return f"{self.bundle.owner}/{self.udf.name}"
+    def subject(self) -> Subject:
+        """What a purge knows the result by: of the arguments, those with a value, given or by default."""
+        parameters = {p.name: p for p in self.udf.signature.parameters}
+        filled = self.udf.signature.filled_by_tile if self.tile is not None else frozenset()
+        defaults = {p.name: p.literal for p in parameters.values() if p.name not in filled}
+        return Subject(
+            owner=self.bundle.owner,
+            udf=self.udf.name,
+            revision=self.udf.revision,
+            tile=None if self.tile is None else (self.tile.z, self.tile.x, self.tile.y),
+            values={
+                name: form(parameters[name].type_name if name in parameters else "str", value)
+                for name, value in {**defaults, **self.arguments}.items()
+                if value is not None
+            },
+        )
 
     def cache_key(self) -> str:
-        """The same for the same code, arguments, tile, formats and rendering, whoever asks. It ends in the
-        tile, so that single tiles can be forgotten."""
+        """The same for the same code, arguments, tile, formats and rendering, whoever asks."""
         facts = [
             *(__version__, self.bundle.owner, self.udf.name, self.udf.revision),
             *(self.udf.signature.entry, sorted(self.arguments.items()), self.tile),
-            *(self.formats, self.default, self.options.to_json()),
+            *(self.formats, self.default, self.options.to_json(), self.style and self.style.key),
         ]
-        digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
-        return digest if self.tile is None else f"{digest}.{tile_ending(self.tile)}"
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
 
     def job(self) -> Job:
         return Job(
@@ -155,12 +174,8 @@ class Call:
             nested=self.caller.nested,
             time_limit=self.time_limit,
             deadline=self.caller.deadline,
+            style=None if self.style is None else self.style.text,
         )
-
-
-def tile_ending(tile: Tile) -> str:
-    """What the keys of one tile's results end in."""
-    return f"{tile.z}/{tile.x}/{tile.y}"
 
 
 def parse_query(query: bytes) -> list[tuple[str, str]]:
@@ -206,11 +221,14 @@ def build_call(
     if address.tile is not None and udf.settings.mode == "single":
         raise BadRequest(f"{udf.name} has mode = single in canvas.toml: it has no tiles")
     tiled = address.tile is not None
+    # Who says how old a result may be gets none that is older.
+    may_be_stale = _last(query, "cache_max_age") is None
     limit = limits.tile_time_limit if tiled else limits.time_limit
     wanted = _formats(address.extension, query)
     # Of a single format the default says nothing, so it must not make two calls of one.
     page = address.page and (len(wanted) != 1 or ":" in wanted[0])
     default: Default = "tile" if tiled else "page" if page else "data"
+    style = style_of(udf, query)
     return Call(
         udf=udf,
         arguments={
@@ -222,12 +240,29 @@ def build_call(
         tile=address.tile,
         formats=wanted,
         default=default,
-        options=_options(udf, query, address.scale, limits.max_tile_pixels),
+        options=_options(udf, query, style, address.scale, limits.max_tile_pixels),
         max_age=_max_age(udf, query),
         time_limit=udf.settings.time_limit or limit,
         bundle=bundle,
         caller=caller,
+        stale_while_revalidate=udf.settings.stale_while_revalidate if may_be_stale else 0,
+        stale_if_error=udf.settings.stale_if_error if may_be_stale else 0,
+        style=style if _draws(wanted) else None,
     )
+
+
+def _draws(wanted: tuple[str, ...]) -> bool:
+    """Whether features may become a picture."""
+    return any(name.rpartition(":")[2] in formats.PICTURES for name in wanted)
+
+
+def style_of(udf: Udf, query: QueryItems) -> Style:
+    """The style that a query names, else that of the UDF.
+
+    :raises BadRequest: for a style that is unknown or has a fault.
+    """
+    asked = None if "style" in udf.signature.names else _last(query, "style")
+    return styles.find(asked or udf.settings.style or styles.DEFAULT, udf.styles)
 
 
 def _posted_arguments(udf: Udf, arguments: Mapping[str, Json], *, tiled: bool) -> dict[str, Json]:
@@ -284,34 +319,54 @@ def _max_age(udf: Udf, query: QueryItems) -> int:
     return DEFAULT_MAX_AGE
 
 
-_OPTIONS: Final = ("rescale", "colormap", "nodata", "resampling", "size", "buffer", "extent")
+_OPTIONS: Final = ("rescale", "colormap", "nodata", "resampling", "size", "style", "buffer", "extent")
 
 
 def _is_option(name: str) -> bool:
     return name in _OPTIONS
 
 
-def _options(udf: Udf, query: QueryItems, scale: int, max_pixels: int) -> RenderOptions:
+def _options(udf: Udf, query: QueryItems, style: Style, scale: int, max_pixels: int) -> RenderOptions:
     own = udf.signature.names
     asked = {name: value for name, value in query if name in _OPTIONS and name not in own}
     size = _whole(asked, "size", 1, max_pixels)
-    options = RenderOptions(
+    options = replace(
+        _styled(style, {name for name, value in asked.items() if value}),
         size=size or udf.settings.size or DEFAULT_SIZE,
         exact=size is not None or scale > 1,
         scale=scale,
-        rescale=tuple(_range(v) for k, v in query if k == "rescale" and k not in own),
-        colormap=asked.get("colormap") or None,
-        nodata=_number("nodata", asked["nodata"]) if asked.get("nodata") else None,
-        resampling=_resampling(asked.get("resampling")),
         buffer=_or(_whole(asked, "buffer", 0, 4096), udf.settings.buffer),
         extent=_or(_whole(asked, "extent", 64, 65536), DEFAULT_EXTENT),
         max_pixels=max_pixels,
     )
+    if asked.get("rescale"):
+        ranges = tuple(_range(v) for k, v in query if k == "rescale" and k not in own)
+        options = replace(options, rescale=ranges)
+    if asked.get("colormap"):
+        options = replace(options, colormap=asked["colormap"])
+    if asked.get("nodata"):
+        options = replace(options, nodata=_number("nodata", asked["nodata"]))
+    if asked.get("resampling"):
+        options = replace(options, resampling=_resampling(asked["resampling"]))
     if options.pixels > max_pixels:
         raise BadRequest(
             f"a tile of {options.pixels} pixels a side is over the limit of {max_pixels} (max_tile_pixels)"
         )
     return options
+
+
+def _styled(style: Style, asked: set[str]) -> RenderOptions:
+    """The raster part of a style, without what a query says itself. Stops are values with their colours,
+    which neither another range nor another colormap goes with."""
+    part = style.raster
+    stops = () if asked & {"rescale", "colormap"} else tuple((value, *colour) for value, colour in part.stops)
+    return RenderOptions(
+        rescale=part.rescale,
+        colormap=part.colormap,
+        stops=stops,
+        nodata=part.nodata,
+        resampling=part.resampling or "nearest",
+    )
 
 
 def _or(value: int | None, default: int) -> int:
@@ -345,9 +400,7 @@ def _range(text: str) -> tuple[float, float]:
     return pair
 
 
-def _resampling(text: str | None) -> str:
-    if not text:
-        return "nearest"
+def _resampling(text: str) -> str:
     if text not in RESAMPLING:
         raise BadRequest(f"resampling takes one of {', '.join(RESAMPLING)}, not {text[:40]!r}")
     return text

@@ -16,7 +16,16 @@ from tileserver.access import Access, Credentials, Grant
 from tileserver.access.forms import CANVAS_TOKEN, UDF_TOKEN
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
-from tileserver.errors import Forbidden, NotFound, TooManyRequests, Unauthorized, UnknownToken, UnknownUdf
+from tileserver.errors import (
+    Forbidden,
+    InvalidTile,
+    NotFound,
+    TooManyRequests,
+    Unauthorized,
+    UnknownToken,
+    UnknownUdf,
+)
+from tileserver.params import Address
 
 _DOCUMENT: Final = re.compile(rf"({CANVAS_TOKEN.pattern})(\.[a-z.]+)", re.ASCII)
 _NAMED_DOCUMENT: Final = re.compile(r"([A-Za-z0-9_-]+)(\.[a-z.]+)", re.ASCII)
@@ -24,6 +33,9 @@ _ONE_UDF: Final = re.compile(rf"({UDF_TOKEN.pattern})(?:\.(.+))?", re.ASCII)
 _TEAM: Final = re.compile(r"fc_[A-Za-z0-9_.-]+", re.ASCII)
 _UDF_NAME: Final = re.compile(r"UDF_(.+)")
 _JOINED: Final = re.compile(rf"({CANVAS_TOKEN.pattern})-(.+)", re.ASCII)
+
+
+Result = tuple[Literal["run", "tile"], Address]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,20 @@ class Reading:
     def is_canvas(self) -> bool:
         """Whether the share is that of a whole canvas."""
         return self.share.startswith("fc_")
+
+    def result(self) -> Result | None:
+        """Which of the UDF's results is asked for; None for something else, a document perhaps.
+
+        :raises InvalidTile: for a malformed tile, or one outside the matrix.
+        """
+        match self.tail:
+            case () | ("run",) | ("run", "file"):
+                return "run", Address()
+            case ("run", "tiles", z, x, last):
+                return "tile", Address.of_tile(z, x, last)
+            case ("run", "tiles", *_):
+                raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
+        return None
 
 
 def readings(segments: Sequence[str]) -> list[Reading]:

@@ -12,17 +12,27 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tileserver import asks, paths
 from tileserver.access import Access, Credentials, Grant, Identity
-from tileserver.cache import Cache, Leaving, Outcome, Stored
+from tileserver.cache import Cache, Compute, Leaving, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.catalog import Catalog
-from tileserver.errors import Forbidden, UdfError, UnknownToken, UnknownUdf, without_traceback
+from tileserver.documents import Layer
+from tileserver.errors import (
+    BadRequest,
+    Forbidden,
+    TileServerError,
+    UdfError,
+    UnknownToken,
+    UnknownUdf,
+    without_traceback,
+)
 from tileserver.executor import Answers, Executor
 from tileserver.fetching import Fetcher
 from tileserver.interest import Interest
+from tileserver.kept import Kept
 from tileserver.loading import Sources, complete, is_address, is_token
 from tileserver.metadata import printed
 from tileserver.mirror import Mirror
@@ -32,29 +42,51 @@ from tileserver.posted import Posted, build, parse
 from tileserver.protocol import Bundle, Encoded, Foreign, Json
 from tileserver.redaction import NOTHING_HIDDEN, Redaction
 from tileserver.settings import Settings
+from tileserver.styles import DEFAULT, Style, completed
+from tileserver.styles.parameters import Summary
+from tileserver.tiles import sample_tile
 from tileserver.udf import Udf
 from tileserver.vault import Vault
 from tileserver.waits import Waits
 
+_RECENT_SIZE: Final = 256 * 2**20  # bytes
+_RECENT_AGE: Final = 86400  # seconds; what is recent ends sooner by itself
+
+
+class Visit(NamedTuple):
+    """What makes requests those of one reader of one file: ``place`` stands for the address and the
+    credential. A ``partial`` one wants a part of the file, or only to know about it."""
+
+    place: str
+    partial: bool
+
 
 @dataclass(frozen=True, slots=True)
-class Services:
-    """Everything a request needs; built once by the application's lifespan."""
+class Doors:
+    """What it takes to find out what a request asks for, and whether it is stored."""
 
     settings: Settings
     access: Access
     catalog: Catalog
     cache: Cache
-    executor: Executor
-    vault: Vault
     sources: Sources
-    redact: Redaction = NOTHING_HIDDEN
-    waits: Waits = field(default_factory=Waits)
 
     @property
     def limits(self) -> Limits:
         chosen = self.settings
         return Limits(chosen.time_limit, chosen.tile_time_limit, chosen.max_tile_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Services(Doors):
+    """Everything a request needs; built once by the application's lifespan."""
+
+    executor: Executor
+    vault: Vault
+    redact: Redaction = NOTHING_HIDDEN
+    waits: Waits = field(default_factory=Waits)
+    described: Kept[Layer | TileServerError] = field(default_factory=lambda: Kept(60))
+    recent: Cache = field(default_factory=lambda: Cache.recent(_RECENT_SIZE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +114,7 @@ def make_sources(settings: Settings) -> Sources:
 
 
 async def admit(
-    readings: Sequence[Reading], credentials: Credentials, services: Services
+    readings: Sequence[Reading], credentials: Credentials, services: Doors
 ) -> tuple[Reading, Grant]:
     """What a path means, and what they who ask may reach; always decided before any cache is looked at.
 
@@ -105,6 +137,18 @@ async def resolve(
     :raises UdfError: for a UDF whose source is broken.
     :raises BadRequest: for a malformed request; nothing has run.
     """
+    return await _styled(await named(target, grant, query, services, caller, arguments), services)
+
+
+async def named(
+    target: Target,
+    grant: Grant,
+    query: QueryItems,
+    services: Doors,
+    caller: Caller = NOBODY,
+    arguments: Mapping[str, Json] | None = None,
+) -> Call:
+    """``resolve``, but for what a style leaves to the data (see ``settled``)."""
     found = await services.catalog.resolve(grant.canvas, _name(grant, target.name))
     if not grant.reaches(found.udf.name):
         raise UnknownUdf(f"no UDF called {found.udf.name!r} here")
@@ -119,6 +163,49 @@ async def resolve(
         caller=caller,
     )
     return call if grant.caching else replace(call, max_age=0)
+
+
+async def _styled(call: Call, services: Services) -> Call:
+    """A call whose style, if there is something to draw, leaves nothing open."""
+    if call.style is None or not call.style.is_open:
+        return call
+    return replace(call, style=await settled(call.style, call, services))
+
+
+async def settled(style: Style, call: Call, services: Services) -> Style:
+    """A style with what it leaves open filled from the data: that of the sample tile of the UDF's own
+    defaults, whatever the call asks for, so that all tiles of a revision have the same colours.
+
+    :raises BadRequest: when the data doesn't say it.
+    """
+    if not style.is_open:
+        return style
+    try:
+        facts = (await answer(_sample(call, services), services)).stored.encoded.meta.get("summary")
+    except (UdfError, BadRequest):
+        facts = None
+    return completed(style, Summary.of(facts), call.udf.styles)
+
+
+def settled_before(call: Call, doors: Doors) -> Call | None:
+    """A call with its style settled, where what that takes is stored; None where it has to be run."""
+    if call.style is None or not call.style.is_open:
+        return call
+    sample = _sample(call, doors)
+    stored = doors.cache.stored(sample.cache_key(), sample.max_age)
+    if stored is None:
+        return None
+    summary = Summary.of(stored.encoded.meta.get("summary"))
+    return replace(call, style=completed(call.style, summary, call.udf.styles))
+
+
+def _sample(call: Call, doors: Doors) -> Call:
+    """The call that a style is settled by."""
+    address = Address(tile=sample_tile(call.udf.settings.bounds, call.udf.settings.minzoom))
+    query = [("format", "mvt"), ("style", DEFAULT)]
+    caller = replace(call.caller, headers={})
+    sample = build_call(call.udf, call.bundle, address, query, limits=doors.limits, caller=caller)
+    return replace(sample, options=replace(sample.options, summary=True))
 
 
 async def resolve_posted(
@@ -175,6 +262,7 @@ async def _posted_call(
     call = build_call(
         udf, bundle, address, query, limits=services.limits, arguments=posted.parameters, caller=caller
     )
+    call = await _styled(call, services)
     # Whoever posts code asks for a value: nothing is nothing, also in a tile.
     return call if call.tile is None else replace(call, default="value")
 
@@ -186,9 +274,12 @@ def _name(grant: Grant, asked: str | None) -> str:
     return grant.udf if not asked else f"{grant.udf}.{asked}"
 
 
-async def answer(call: Call, services: Services, leaving: Leaving | None = None) -> Answer:
+async def answer(
+    call: Call, services: Services, leaving: Leaving | None = None, visit: Visit | None = None
+) -> Answer:
     """Stored bytes, the bytes of a run under way, or those of a run of its own. ``leaving`` returns when
-    whoever asked has left; without it they are taken to wait to the end.
+    whoever asked has left; without it they are taken to wait to the end. Of what isn't stored, the partial
+    requests of a ``visit`` get the bytes of its last run, as long as that is recent.
 
     :raises UdfError: when the function failed.
     :raises ClientGone: when whoever asked has left.
@@ -207,15 +298,37 @@ async def answer(call: Call, services: Services, leaving: Leaving | None = None)
         meta = {**encoded.meta, **printed(encoded.meta, services.redact)}
         return replace(encoded, meta={**meta, "read_caller": True} if looks else meta)
 
-    stored, outcome = await services.cache.get_or_compute(
-        call.cache_key(), run, tag=call.tag, max_age=call.max_age, leaving=leaving
-    )
+    stored, outcome = await _stored(call, services, run, leaving, visit)
     took = 1000 * (time.perf_counter() - started)
     meta = stored.encoded.meta
-    if outcome == "hit":
+    if outcome in ("hit", "stale"):
         return Answer(stored, outcome, {"cache": took})
     stages = {"queue": meta.get("queue_ms", 0.0), "run": meta.get("run_ms", 0.0)}
     return Answer(stored, outcome, {"cache": took, **stages, "encode": meta.get("encode_ms", 0.0)})
+
+
+async def _stored(
+    call: Call, services: Services, run: Compute, leaving: Leaving | None, visit: Visit | None
+) -> tuple[Stored, Outcome]:
+    key = call.cache_key()
+    place = key if visit is None else f"{key}/{visit.place}"
+    partial = visit is not None and visit.partial
+    if partial and call.max_age == 0:
+        return await services.recent.get_or_compute(place, run, max_age=_RECENT_AGE, leaving=leaving)
+    if partial and (recent := services.recent.stored(place, _RECENT_AGE)):
+        return recent, "hit"
+    stored, outcome = await services.cache.get_or_compute(
+        key,
+        run,
+        max_age=call.max_age,
+        stale_while_revalidate=call.stale_while_revalidate,
+        stale_if_error=call.stale_if_error,
+        subject=call.subject,
+        leaving=leaving,
+    )
+    if visit is not None and (call.max_age == 0 or stored.encoded.meta.get("uncounted")):
+        services.recent.keep(place, stored)
+    return stored, outcome
 
 
 # -- what a run asks while it runs
@@ -284,15 +397,15 @@ async def _nested_call(
     made = build_call(
         udf, bundle, asked.address, asked.query, limits=limits, arguments=arguments, caller=deeper
     )
-    return made, True
+    return await _styled(made, services), True
 
 
-async def with_sources(udf: Udf, bundle: Bundle, services: Services) -> tuple[Udf, Bundle]:
+async def with_sources(udf: Udf, bundle: Bundle, services: Doors) -> tuple[Udf, Bundle]:
     """A UDF and its bundle with the sources from elsewhere that its code names."""
     return await complete(udf, bundle, lambda name: _source(name, bundle, services))
 
 
-async def _source(name: str, bundle: Bundle, services: Services) -> Foreign:
+async def _source(name: str, bundle: Bundle, services: Doors) -> Foreign:
     """The source of an address, or of a UDF whose code the bundle's owner may read.
 
     :raises NotFound: when there is none.
@@ -320,7 +433,7 @@ def _as_foreign(bundle: Bundle, name: str) -> Foreign:
     return Foreign(name, source.entry, source.path, files, source.modules, source.defaults, digest)
 
 
-async def _reached(name: str, bundle: Bundle, services: Services) -> tuple[Grant | None, str]:
+async def _reached(name: str, bundle: Bundle, services: Doors) -> tuple[Grant | None, str]:
     """What a name opens for a bundle's owner, and the UDF's name in it; no grant for the owner's own canvas.
 
     A token opens what it opens for anybody. ``canvas/name`` opens what the access token that posted the code
@@ -355,7 +468,7 @@ async def _reached(name: str, bundle: Bundle, services: Services) -> tuple[Grant
         raise UnknownUdf(f"no UDF called {name!r} that this one may use; a token opens it") from None
 
 
-def _doors(services: Services) -> tuple[Access, Catalog]:
+def _doors(services: Doors) -> tuple[Access, Catalog]:
     return services.access, services.catalog
 
 
@@ -364,7 +477,7 @@ def _poster_of(bundle: Bundle) -> str | None:
     return bundle.owner[1:].partition(".")[0] if bundle.owner.startswith("@") else None
 
 
-async def _canvas_with(udf: str, identity: Identity, services: Services) -> str:
+async def _canvas_with(udf: str, identity: Identity, services: Doors) -> str:
     """The canvas that a plain name means to posted code: ``default``, else the only one that has it."""
     usable = [c for c in await services.catalog.canvases() if identity.may_use(c.name) and udf in c.udfs]
     names = [canvas.name for canvas in usable]

@@ -34,8 +34,10 @@ class RenderOptions:
     """How a value becomes a picture or a vector tile.
 
     ``size`` is the side of a tile in pixels at ``scale`` 1, and ``exact`` says that an array of another
-    shape must be resampled to it; ``rescale`` holds one (min, max) for all bands or one for each;
-    ``buffer`` and ``extent`` are in tile units; no side of a picture may exceed ``max_pixels``.
+    shape must be resampled to it; ``rescale`` holds one (min, max) for all bands or one for each; ``stops``
+    are values of a single band with their colours (value, red, green, blue, opacity, from 0 to 1), in the
+    place of ``rescale`` and ``colormap``; ``summary`` asks for what attributes have in them, among a tile's
+    facts; ``buffer`` and ``extent`` are in tile units; no side of a picture may exceed ``max_pixels``.
     """
 
     size: int = DEFAULT_SIZE
@@ -43,11 +45,13 @@ class RenderOptions:
     exact: bool = False
     rescale: tuple[tuple[float, float], ...] = ()
     colormap: str | None = None
+    stops: tuple[tuple[float, ...], ...] = ()
     nodata: float | None = None
     resampling: str = "nearest"
     buffer: int = DEFAULT_BUFFER
     extent: int = DEFAULT_EXTENT
     max_pixels: int = 4096
+    summary: bool = False
 
     @property
     def pixels(self) -> int:
@@ -66,7 +70,8 @@ class Job:
     list for a repeated key), or plain JSON values where the caller could say more (posted objects,
     defaults). ``headers`` is what the UDF may see of its caller. ``recursion`` counts UDFs that called one
     another, from 1; ``nested`` of them wait on this server for this one, which then ends by the
-    ``deadline`` of the one that called it (the server's monotonic clock; None without one).
+    ``deadline`` of the one that called it (the server's monotonic clock; None without one). ``style`` is the
+    document that features are drawn with, as JSON text; the default one where it is None.
     """
 
     owner: str
@@ -82,6 +87,7 @@ class Job:
     nested: int = 0
     time_limit: float = 120.0
     deadline: float | None = None
+    style: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         header = {name: getattr(self, name) for name in _JOB_PLAIN}
@@ -93,6 +99,7 @@ class Job:
     def from_json(cls, header: Mapping[str, Any]) -> Job:
         options = dict(header["options"])
         options["rescale"] = tuple((low, high) for low, high in options["rescale"])
+        options["stops"] = tuple(tuple(stop) for stop in options["stops"])
         tile = header["tile"]
         return cls(
             **{name: header[name] for name in _JOB_PLAIN if name != "formats"},
@@ -104,7 +111,7 @@ class Job:
 
 _JOB_PLAIN: Final = (
     *("owner", "bundle", "udf", "arguments", "formats", "default"),
-    *("headers", "recursion", "nested", "time_limit"),
+    *("headers", "recursion", "nested", "time_limit", "style"),
 )
 
 

@@ -3,6 +3,9 @@ they have left."""
 
 from __future__ import annotations
 
+import hashlib
+import ipaddress
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -13,8 +16,10 @@ from starlette.requests import Request
 from tileserver.access import Credentials
 from tileserver.errors import BadRequest
 from tileserver.params import QueryItems, parse_query
+from tileserver.pipeline import Visit
 
 SESSION: Final = "fused_session_token"
+_FORWARDING: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
 def path_of(request: Request) -> str:
@@ -50,6 +55,24 @@ def credentials_of(request: Request) -> Credentials:
         session_token=session,
         address=request.client.host if request.client else None,
     )
+
+
+def is_local(request: Request) -> bool:
+    """Whether who asks sits at this machine. What a proxy on it passes on is anybody's."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(request.client.host if request.client else "")
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback and not any(name in request.headers for name in _FORWARDING)
+    return False
+
+
+def visit_of(request: Request) -> Visit:
+    """What tells requests of one reader of one file from all others."""
+    shown = request.headers.get("authorization", "")
+    facts = (path_of(request), request.scope["query_string"].decode("latin-1"), shown)
+    place = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+    partial = request.method == "HEAD" or bool({"range", "if-match"} & set(request.headers.keys()))
+    return Visit(place, partial)
 
 
 def leaving(request: Request) -> Callable[[], Awaitable[None]]:

@@ -1,138 +1,74 @@
 """The only maker of responses for UDF output and for errors.
 
-Decides status, exact media types, ``x-fused-*`` headers, validators, ranges and how long an answer may be
-kept. Headers that every answer carries are put on by ``edge.py``.
+What ``answers.py`` decides of a result becomes a response here; so do errors, with exact media types and
+``x-fused-*`` headers. Headers that every answer carries are put on by ``edge.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 import time
-from typing import Any, Final
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tileserver import coding
+from tileserver import answers
 from tileserver.access import Grant
+from tileserver.answers import UDF_POLICY, Asked, Choice, Terms
 from tileserver.errors import InvalidBody, MethodNotAllowed, NotFound, TileServerError, UdfError
 from tileserver.metadata import metadata
 from tileserver.params import Call
 from tileserver.pipeline import Answer
-from tileserver.protocol import Encoded
 from tileserver.redaction import NOTHING_HIDDEN, Redaction
-
-UDF_POLICY: Final = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
-_RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+from tileserver.requests import query_of
 
 
 async def respond(
     request: Request, grant: Grant, call: Call, answer: Answer, *, http_max_age: int
 ) -> Response:
     """The HTTP response for an answer, conditional and partial requests included; notes for the log where it
-    came from."""
+    came from.
+
+    :raises PreconditionFailed: when the caller wants a version that is no longer the present one.
+    """
     facts = request.state.facts
     facts["timings"].update(answer.timings)
     facts["cache"] = answer.outcome
-    encoded = answer.stored.encoded
-    missing = _missing(call, encoded)
-    if missing is not None:
-        return missing
-    headers = _headers(request, grant, call, answer, http_max_age)
-    body, etag, status = encoded.body, answer.stored.etag, int(encoded.meta.get("status", 200))
-    if request.method == "POST":
-        return Response(body, status_code=status, headers=headers)
-    ranged = "range" in request.headers
-    chosen = None if ranged else coding.choose(request.headers.get("accept-encoding", ""), encoded)
-    headers["etag"] = etag if chosen is None else f'{etag[:-1]}-{chosen}"'
-    if status < 300 and _none_match(request, headers["etag"], etag):
-        return Response(status_code=304, headers=headers)
-    if ranged and status == 200:
-        return _partial(request, body, headers)
-    if chosen is not None:
-        headers["content-encoding"] = chosen
-        body = await request.app.state.coder.coded(answer.stored, chosen)
-    return Response(body, status_code=status, headers=headers)
+    stored, head = answer.stored, answer.stored.head
+    terms = Terms.of(call, grant, dict(query_of(request)).get("_v"), http_max_age)
+    if answers.is_missing(head, terms):
+        return _missing(call, terms)
+    asked = Asked.of(request.method, request.headers.raw)
+    posted = asked.method == "POST"
+    choice = Choice(int(head.meta.get("status", 200)), head.etag) if posted else answers.choose(asked, head)
+    body = stored.encoded.body
+    if choice.coding is not None:
+        body = await request.app.state.coder.coded(stored, choice.coding)
+    response = Response(answers.part(asked, choice, body), choice.status)
+    response.raw_headers = [
+        *answers.lasting_fields(head, terms, choice, answer.outcome),
+        *answers.passing_fields(head, terms, choice, len(body), time.time()),
+    ]
+    return response
 
 
-def _missing(call: Call, encoded: Encoded) -> Response | None:
-    """An image tile with nothing in it, where ``canvas.toml`` wants no picture for that."""
-    wanted = call.udf.settings.empty
-    if not encoded.meta.get("empty") or call.tile is None or not encoded.media_type.startswith("image/"):
-        return None
-    if wanted == "204":
+def _missing(call: Call, terms: Terms) -> Response:
+    if terms.empty == "204":
         return Response(status_code=204, headers={"cache-control": "no-store"})
-    if wanted == "404":
-        return failure(NotFound(f"{call.udf.name} has nothing in this tile"))
-    return None
+    return failure(NotFound(f"{call.udf.name} has nothing in this tile"))
 
 
-def _headers(request: Request, grant: Grant, call: Call, answer: Answer, http_max_age: int) -> dict[str, str]:
-    encoded = answer.stored.encoded
-    headers = {
-        **encoded.meta.get("headers", {}),
-        "content-type": encoded.media_type,
-        "cache-control": _cache_control(request, grant, call, encoded, http_max_age),
-        "content-security-policy": UDF_POLICY,
-        "accept-ranges": "bytes",
-        "vary": "Accept, Accept-Encoding, Authorization" if grant.restricted else "Accept, Accept-Encoding",
-        "x-cache": answer.outcome,
-        "x-fused-metadata": metadata({name: encoded.meta.get(name, "") for name in ("stdout", "stderr")}),
-    }
-    if answer.outcome == "hit":
-        headers["x-fused-cached"] = "true"
-    return headers
-
-
-def _cache_control(request: Request, grant: Grant, call: Call, encoded: Encoded, http_max_age: int) -> str:
-    if encoded.meta.get("read_caller"):
-        return "private, no-store"
-    if call.max_age == 0 or encoded.meta.get("status", 200) >= 400 or encoded.meta.get("uncounted"):
-        return "no-store"
-    scope = "private" if grant.restricted else "public"
-    remaining = max(0, math.floor(encoded.created + call.max_age - time.time()))
-    if request.query_params.get("_v") == call.udf.revision:
-        return f"{scope}, max-age={remaining}, immutable"
-    return f"{scope}, max-age={min(remaining, http_max_age)}"
-
-
-def _none_match(request: Request, *etags: str) -> bool:
-    header = request.headers.get("if-none-match")
-    if header is None:
-        return False
-    given = {tag.strip().removeprefix("W/") for tag in header.split(",")}
-    return "*" in given or not given.isdisjoint(etags)
-
-
-def _partial(request: Request, body: bytes, headers: dict[str, str]) -> Response:
-    """One range of the body (RFC 9110, section 14); anything more complicated gets the whole."""
-    match = _RANGE.fullmatch(request.headers["range"].strip())
-    condition = request.headers.get("if-range")
-    if match is None or match[0] == "bytes=-" or (condition is not None and condition != headers["etag"]):
-        return Response(body, headers=headers)
-    size = len(body)
-    if match[1]:
-        start, stop = int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
-    else:
-        start, stop = max(0, size - int(match[2])), size
-    if match[1] and match[2] and int(match[2]) < start:
-        return Response(body, headers=headers)
-    if start >= size or start >= stop:
-        return Response(status_code=416, headers={**headers, "content-range": f"bytes */{size}"})
-    headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
-    return Response(body[start:stop], status_code=206, headers=headers)
-
-
-def document(request: Request, body: bytes, cache_control: str) -> Response:
-    """A JSON document that describes UDFs, with a validator of its own."""
+def document(
+    request: Request, body: bytes, cache_control: str, media_type: str = "application/json"
+) -> Response:
+    """A document that describes UDFs, with a validator of its own."""
     etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
-    headers = {"cache-control": cache_control, "etag": etag, "content-type": "application/json"}
+    headers = {"cache-control": cache_control, "etag": etag, "content-type": media_type}
     if cache_control.startswith("private"):
         headers["vary"] = "Authorization"
-    if _none_match(request, etag):
+    if answers.none_match(Asked.of(request.method, request.headers.raw), etag):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers)
 

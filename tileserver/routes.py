@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
-from urllib.parse import urlencode
+from typing import Any, Final
+from urllib.parse import quote, urlencode
 
 from mercantile import Tile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tileserver import documents, layers, openapi, pages, pipeline, responses
+from tileserver import documents, layers, openapi, pages, pipeline, responses, wmts
 from tileserver.access import Grant
 from tileserver.errors import (
     BadRequest,
@@ -33,9 +33,14 @@ from tileserver.errors import (
 from tileserver.params import Address, Call, Caller, QueryItems, is_reserved
 from tileserver.paths import Reading, readings
 from tileserver.pipeline import Services, Target
-from tileserver.requests import SESSION, credentials_of, leaving, path_of, query_of, segments
+from tileserver.requests import SESSION, credentials_of, leaving, path_of, query_of, segments, visit_of
 
 _WHOLE_WORLD: Final = Tile(x=0, y=0, z=0)
+
+_DOCUMENTS: Final = (
+    *("/run/tiles.json", "/run/style.json", "/run/legend.json", "/run/legend.png", "/map"),
+    *(".api.json", ".wmts.xml"),
+)
 
 Resource = Callable[[Request, Target, Grant, Services], Awaitable[Response]]
 
@@ -75,7 +80,11 @@ async def _answer(request: Request, services: Services) -> Response:
     facts["timings"]["access"] = 1000 * (time.perf_counter() - started)
     facts["canvas"] = grant.canvas
     request.state.grant = grant
-    facts["route"], resource, address = _resource(reading)
+    try:
+        facts["route"], resource, address = _resource(reading)
+    except InvalidTile:
+        facts["route"] = "tile"
+        raise
     return await resource(request, Target(reading.share, reading.name, address), grant, services)
 
 
@@ -94,17 +103,21 @@ def _resource(reading: Reading) -> tuple[str, Resource, Address]:
 
     :raises NotFound: when there is no such answer.
     """
+    if not reading.tail and reading.name is None and reading.is_canvas:
+        return "canvas", canvas, Address()
+    if (result := reading.result()) is not None:
+        return result[0], run, result[1]
     match reading.tail:
-        case () if reading.name is None and reading.is_canvas:
-            return "canvas", canvas, Address()
-        case () | ("run",) | ("run", "file"):
-            return "run", run, Address()
-        case ("run", "tiles", z, x, last):
-            return "tile", run, Address.of_tile(z, x, last)
-        case ("run", "tiles", *_):
-            raise InvalidTile("a tile's address is .../run/tiles/{z}/{x}/{y}")
         case ("run", "tiles.json"):
             return "tilejson", tilejson, Address(tile=_WHOLE_WORLD)
+        case (".wmts.xml",) if reading.name is None and reading.is_canvas:
+            return "wmts", capabilities, Address(tile=_WHOLE_WORLD)
+        case ("run", "style.json"):
+            return "style", style, Address(tile=_WHOLE_WORLD)
+        case ("run", "legend.json"):
+            return "legend", legend, Address(tile=_WHOLE_WORLD)
+        case ("run", "legend.png"):
+            return "legend", legend_picture, Address(tile=_WHOLE_WORLD)
         case (".api.json",) if reading.name is None and reading.is_canvas:
             return "openapi", api, Address()
         case ("map",):
@@ -120,7 +133,7 @@ async def run(request: Request, target: Target, grant: Grant, services: Services
     if target.address.tile is None and _wants_page(request):
         target = replace(target, address=replace(target.address, page=True))
     call = await _resolved(request, target, grant, services)
-    answer = await pipeline.answer(call, services, leaving(request))
+    answer = await pipeline.answer(call, services, leaving(request), visit_of(request))
     return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 
@@ -128,29 +141,55 @@ async def tilejson(request: Request, target: Target, grant: Grant, services: Ser
     """TileJSON; the query's parameters are those of its tiles."""
     call = await _resolved(request, target, grant, services)
     layer = await layers.describe(call, services)
-    base = f"{_base(request)}/run/tiles/{{z}}/{{x}}/{{y}}.{layer.extension}"
-    query = [*_own_parameters(request), ("_v", layer.revision)]
-    kept = "private, no-cache" if grant.restricted else "public, no-cache"
-    if grant.session:
-        # Whoever has the document has the session: it must not stay anywhere.
-        query.append((SESSION, request.query_params[SESSION]))
-        kept = "private, no-store"
-    document = documents.tilejson(layer, f"{base}?{urlencode(query)}")
-    return responses.document(request, json.dumps(document).encode(), kept)
+    document = documents.tilejson(layer, _tiles_url(request, layer, grant))
+    return _document(request, grant, document)
+
+
+async def style(request: Request, target: Target, grant: Grant, services: Services) -> Response:
+    """A MapLibre style; the query's parameters are those of its tiles."""
+    call = await _resolved(request, target, grant, services)
+    layer = await layers.describe(call, services)
+    chosen = await layers.style(call, query_of(request), services)
+    # The style is drawn from the same vector tiles, whatever its name.
+    tilejson_url = f"{_base(request)}/run/tiles.json?{_handed_on(request, layer, grant, without='style')}"
+    document = documents.style(layer, chosen, tilejson_url, _tiles_url(request, layer, grant))
+    return _document(request, grant, document)
+
+
+async def legend(request: Request, target: Target, grant: Grant, services: Services) -> Response:
+    """The legend of a UDF's style."""
+    call = await _resolved(request, target, grant, services)
+    return _document(request, grant, await layers.legend(call, query_of(request), services))
+
+
+async def legend_picture(request: Request, target: Target, grant: Grant, services: Services) -> Response:
+    """The legend as a picture."""
+    call = await _resolved(request, target, grant, services)
+    call = await layers.legend_call(call, query_of(request), services)
+    answer = await pipeline.answer(call, services, leaving(request))
+    return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 
 async def map_page(request: Request, target: Target, grant: Grant, services: Services) -> Response:
-    """A page with the UDF on a map."""
+    """A page with the UDF on a map, or with its result."""
     try:
-        call = await _resolved(request, target, grant, services)
+        call, layer = await _as_layer(request, target, grant, services)
     except UdfError as error:
         where = "" if error.lineno is None else f" (line {error.lineno})"
         page = pages.broken_page(target.name or grant.udf or "", f"{services.redact(error.message)}{where}")
         return HTMLResponse(page, error.status, headers=pages.headers(pages.new_nonce()))
-    layer = call.udf.is_layer or await _is_layer(call, services)
     nonce = pages.new_nonce()
     page = pages.map_page(call.udf, _path(request), nonce, layer=layer)
     return HTMLResponse(page, headers=pages.headers(nonce))
+
+
+async def _as_layer(request: Request, target: Target, grant: Grant, services: Services) -> tuple[Call, bool]:
+    """What a page asks for, and whether that is a layer: ``canvas.toml`` may say that it never is."""
+    try:
+        call = await _resolved(request, target, grant, services)
+    except BadRequest:
+        return await _resolved(request, replace(target, address=Address()), grant, services), False
+    return call, call.udf.is_layer or await _is_layer(call, services)
 
 
 async def _is_layer(call: Call, services: Services) -> bool:
@@ -174,8 +213,9 @@ async def canvas(request: Request, target: Target, grant: Grant, services: Servi
             for name, problem in sorted(found.broken.items())
             if grant.reaches(name)
         }
-        page = pages.canvas_page(found.title, found.description, udfs, broken, _path(request))
-        return HTMLResponse(page, headers=pages.headers(pages.new_nonce()))
+        nonce = pages.new_nonce()
+        page = pages.canvas_page(found.title, found.description, udfs, broken, _path(request), nonce)
+        return HTMLResponse(page, headers=pages.headers(nonce))
     base = _base(request)
     rows = [
         {"name": udf.name, "title": udf.title, "description": udf.description, "url": f"{base}/{udf.name}"}
@@ -193,10 +233,29 @@ async def api(request: Request, target: Target, grant: Grant, services: Services
     document = openapi.document(
         found.name, udfs, _base(request), security=_security(grant), description=found.description
     )
-    kept = "private, no-cache" if grant.restricted else "public, no-cache"
-    return responses.document(
-        request, openapi.as_json(document), "private, no-store" if grant.session else kept
-    )
+    return responses.document(request, openapi.as_json(document), _kept(grant))
+
+
+async def capabilities(request: Request, target: Target, grant: Grant, services: Services) -> Response:
+    """WMTS capabilities of the layers that a token reaches. The query is that of another way to ask for the
+    same, and says nothing."""
+    found = await services.catalog.canvas(grant.canvas)
+    calls = []
+    for name, udf in sorted(found.udfs.items()):
+        if grant.reaches(name) and udf.is_layer and udf.listed:
+            with suppress(TileServerError):  # of a UDF that can't be called like this, as when it needs more
+                calls.append(await _called(request, replace(target, name=name), grant, [], services))
+    described = await layers.describe_all(calls, services)
+    base, session = _base(request), _session(request, grant)
+
+    def tiles_url(layer: documents.Layer, tile: str) -> str:
+        # Clients of WMTS take tiles of the size that the matrix says, and no others.
+        query = urlencode([("size", str(wmts.TILE_SIZE)), ("_v", layer.revision), *session])
+        return f"{base}/{quote(layer.name, safe='')}/run/tiles/{tile}?{query}"
+
+    url = f"{base}.wmts.xml" + (f"?{urlencode(session)}" if session else "")
+    body = wmts.capabilities(found.title, found.description, described, url=url, tiles_url=tiles_url)
+    return responses.document(request, body, _kept(grant), "application/xml")
 
 
 def _security(grant: Grant) -> str | None:
@@ -216,15 +275,21 @@ async def _resolved(request: Request, target: Target, grant: Grant, services: Se
     facts = request.state.facts
     if target.name is None and grant.udf is None:
         raise UnknownUdf("a canvas token needs a UDF's name after it")
-    call = await pipeline.resolve(target, grant, query_of(request), services, _caller(request, grant))
-    # Whatever extension the address had, clients know the UDF by its name.
-    share = grant.share if grant.udf is not None else f"{grant.share}/{call.udf.name}"
-    headers = {**call.caller.headers, "fused-share-token": share}
-    call = replace(call, caller=replace(call.caller, headers=headers))
+    call = await _called(request, target, grant, query_of(request), services)
     facts["udf"] = call.udf.name
     if call.tile is not None and facts["route"] == "tile":
         facts["tile"] = f"{call.tile.z}/{call.tile.x}/{call.tile.y}"
     return call
+
+
+async def _called(
+    request: Request, target: Target, grant: Grant, query: QueryItems, services: Services
+) -> Call:
+    call = await pipeline.resolve(target, grant, query, services, _caller(request, grant))
+    # Whatever extension the address had, clients know the UDF by its name.
+    share = grant.share if grant.udf is not None else f"{grant.share}/{call.udf.name}"
+    headers = {**call.caller.headers, "fused-share-token": share}
+    return replace(call, caller=replace(call.caller, headers=headers))
 
 
 def _caller(request: Request, grant: Grant) -> Caller:
@@ -237,6 +302,33 @@ def _caller(request: Request, grant: Grant) -> Caller:
     return Caller.of(request.headers.items(), shown)
 
 
+def _document(request: Request, grant: Grant, document: Mapping[str, Any]) -> Response:
+    return responses.document(request, json.dumps(document).encode(), _kept(grant))
+
+
+def _kept(grant: Grant) -> str:
+    """How long a document may be kept. Whoever has one with a session has the session: it must not stay."""
+    if grant.session:
+        return "private, no-store"
+    return "private, no-cache" if grant.restricted else "public, no-cache"
+
+
+def _session(request: Request, grant: Grant) -> QueryItems:
+    """What a document's URLs carry of the session that it was asked for with."""
+    return [(SESSION, request.query_params[SESSION])] if grant.session else []
+
+
+def _tiles_url(request: Request, layer: documents.Layer, grant: Grant) -> str:
+    base = f"{_base(request)}/run/tiles/{{z}}/{{x}}/{{y}}.{layer.extension}"
+    return f"{base}?{_handed_on(request, layer, grant)}"
+
+
+def _handed_on(request: Request, layer: documents.Layer, grant: Grant, without: str = "") -> str:
+    """The query of the addresses in a document."""
+    own = [pair for pair in _own_parameters(request) if pair[0] != without]
+    return urlencode([*own, ("_v", layer.revision), *_session(request, grant)])
+
+
 def _own_parameters(request: Request) -> QueryItems:
     """The query without reserved names: what every tile of the document is asked with."""
     return [(name, value) for name, value in request.query_params.multi_items() if not is_reserved(name)]
@@ -245,7 +337,7 @@ def _own_parameters(request: Request) -> QueryItems:
 def _path(request: Request) -> str:
     """The path that the UDF's other addresses begin with, as this request wrote it."""
     path = path_of(request)
-    for ending in ("/run/tiles.json", "/map", ".api.json"):
+    for ending in _DOCUMENTS:
         path = path.removesuffix(ending)
     return path.rstrip("/")
 

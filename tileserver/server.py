@@ -11,25 +11,30 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import closing, suppress
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
 from tileserver import __version__, doctor, pipeline
 from tileserver.access import Access
-from tileserver.app import create_app, local_pool
+from tileserver.app import create_app, create_relay, in_front_of, local_pool
 from tileserver.cache import Cache
 from tileserver.catalog import Catalog
 from tileserver.errors import ConfigurationError, InvalidTile
+from tileserver.forwarding import Forwarding
+from tileserver.front import Front
 from tileserver.params import Address, Call, QueryItems, build_call
 from tileserver.pipeline import Services
+from tileserver.processes import Acceptor, Door, Place, Supervisor
 from tileserver.protocol import Encoded
 from tileserver.settings import Settings
 from tileserver.telemetry import configure_logging
 from tileserver.vault import Vault
-from tileserver.wire import Protocol
+from tileserver.wire import KEEP_ALIVE, Bounds, Protocol
 
 _GRACE = 30
+_END_LIMIT = 10  # seconds beyond that, for what is not a request
 
 
 def serve(
@@ -45,32 +50,93 @@ def serve(
     configure_logging(settings.log_format)
     Access(settings.state_dir).close()  # what is wrong with it is told before anything is started
     listener = _listen(settings)
-    config = uvicorn.Config(
-        create_app(settings, fixed_tokens=fixed_tokens),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        http=Protocol,
-        lifespan="on",
-        timeout_graceful_shutdown=_GRACE,
+    url = _url(settings, listener)
+
+    def ready() -> None:
+        announce(url)
+        sys.stdout.flush()
+
+    def work(place: Place, *, ready: Callable[[], None]) -> None:
+        if place.is_owner:
+            app = in_front_of(create_app(settings, fixed_tokens=fixed_tokens))
+        else:
+            app = create_relay(settings, place.channel, fixed_tokens=fixed_tokens)
+        _answer(settings, app, listener, ready, place)
+
+    if settings.http_workers == 1:
+        _answer(settings, in_front_of(create_app(settings, fixed_tokens=fixed_tokens)), listener, ready)
+    else:
+        Supervisor(listener, settings.http_workers, work, grace=_GRACE + _END_LIMIT).run(ready)
+
+
+def _answer(
+    settings: Settings,
+    app: Front,
+    listener: socket.socket,
+    ready: Callable[[], None],
+    place: Place | None = None,
+) -> None:
+    """Answer what comes to the listener, as one of several processes or as the only one, until SIGTERM or
+    SIGINT."""
+    trusted = Forwarding(settings.trusted_proxies) if settings.trusted_proxies else None
+    protocol = partial(Protocol, bounds=Bounds.of_process(), forwarding=trusted)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            http=cast(type[asyncio.Protocol], protocol),
+            ws="none",
+            lifespan="on",
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=_GRACE,
+        )
     )
     # uvicorn raises the signal again when it has shut down; stopping as asked is a success.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, server.handle_exit)
     try:
-        _run(_serve(uvicorn.Server(config), listener, lambda: announce(_url(settings, listener))))
+        _run(_serve(server, app, listener, ready, place))
     except SystemExit:  # uvicorn's way to say so
         raise ConfigurationError("the server could not start; the log above says why") from None
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, announce: Callable[[], None]) -> None:
-    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+class _Server(uvicorn.Server):
+    """uvicorn's server, with what there is to do for one of several processes."""
+
+    _acceptor: Acceptor | None = None
+
+    def join(self, listener: socket.socket, place: Place, app: Front) -> None:
+        """Take this process's share of the connections, and what the others hand to the owner."""
+        state = self.server_state
+
+        protocol = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        make = partial(protocol, config=self.config, server_state=state, app_state=self.lifespan.state)
+        count = state.connections.__len__
+        self._acceptor = Acceptor(listener, place.shares, place.number, make=make, count=count)
+        if place.is_owner:
+            task = asyncio.create_task(Door(place.channel, app.app).serve())
+            state.tasks.add(task)  # those are waited for when it stops
+            task.add_done_callback(state.tasks.discard)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._acceptor is not None:
+            self._acceptor.close()
+        await super().shutdown(sockets)
+
+
+async def _serve(
+    server: _Server, app: Front, listener: socket.socket, ready: Callable[[], None], place: Place | None
+) -> None:
+    serving = asyncio.ensure_future(server.serve(sockets=[listener] if place is None else []))
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
     if server.started:
-        announce()
-        sys.stdout.flush()
+        if place is not None:
+            server.join(listener, place, app)
+        ready()
     await serving
     if not server.started:
         raise ConfigurationError("the server could not start; the log above says why")
@@ -127,7 +193,7 @@ async def run_once(
         catalog = Catalog(settings.workspace, vault.of)
         async with local_pool(settings, workers=1) as pool:
             sources = pipeline.make_sources(settings)
-            services = Services(settings, access, catalog, Cache(), pool, vault, sources)
+            services = Services(settings, access, catalog, Cache(), sources, pool, vault)
             call = await _call(canvas, name, address, query, services)
             return await pool.run(call.job(), call.bundle, pipeline.answers_of(call, services, []))
 

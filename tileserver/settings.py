@@ -27,6 +27,8 @@ _OF_THE_BUILD: Final = frozenset({"TILESERVER_NO_WEB"})  # may still be set when
 FILE: Final = "tileserver.toml"
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]*)?", re.ASCII)
 _MIB: Final = 2**20
 _WORKER_MEMORY: Final = 256 * _MIB
@@ -124,6 +126,13 @@ def _folder(value: Any) -> Path:
     return Path(_text(value)).expanduser()
 
 
+def _network(value: Any) -> Network:
+    """An address is a network of one; IPv4 addresses written as IPv6 ones are IPv4 addresses."""
+    network = ipaddress.ip_network(_text(value))
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return ipaddress.ip_network((mapped, network.prefixlen - 96)) if mapped else network
+
+
 def _prefix(value: Any) -> str:
     """The beginning of an https URL, up to the end of a segment."""
     url = _url(value)
@@ -158,6 +167,7 @@ _HOST_NAMES: Final = Kind(
     "host names without a port, such as tiles.example.org, *.example.org or * for any",
     _listed(_host_name),
 )
+_NETWORKS: Final = Kind("list", "addresses or networks such as 10.0.0.5 or 10.0.0.0/8", _listed(_network))
 _ORIGINS: Final = Kind("list", "origins such as https://example.org, or * for any", _listed(_origin))
 _LIMIT: Final = Kind("duration", "a duration above zero such as 30s, 5m or 12h, or seconds", _limit)
 _AGE: Final = Kind("duration", "a duration such as 30s, 5m, 12h or 90d, or seconds", parse_duration)
@@ -219,6 +229,9 @@ class Settings:
         "loopback names",
         "Host names that requests may be addressed to; must be set when host is not loopback.",
     )
+    trusted_proxies: tuple[Network, ...] = _key(
+        _NETWORKS, (), "none", "Proxies whose X-Forwarded-For, -Proto and -Host count."
+    )
     cors_origins: tuple[str, ...] = _key(
         _ORIGINS, ("*",), "*", "Origins whose pages may read shared data and tiles (GET and HEAD)."
     )
@@ -227,6 +240,9 @@ class Settings:
         _default_workers,
         "the larger of 8 and twice the cores, at 256 MiB each as far as memory allows",
         "Processes that run UDFs.",
+    )
+    http_workers: int = _key(
+        _whole(1, 256), 1, "1", "Processes that answer requests; all else is per server, not per process."
     )
     time_limit: int = _key(_LIMIT, 120, "120s", "Longest run of a UDF, from the start of the run.")
     tile_time_limit: int = _key(_LIMIT, 30, "30s", "Longest run of a UDF for one tile.")

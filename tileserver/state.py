@@ -56,6 +56,10 @@ _SCHEMAS: Final[tuple[tuple[str, ...], ...]] = (
 )
 
 
+# Changes of other connections, and of this one.
+Version = tuple[int, int]
+
+
 class State:
     """The open database and the key of one state folder, used from one thread at a time."""
 
@@ -96,6 +100,11 @@ class State:
     def rows(self, statement: str, *values: object) -> list[sqlite3.Row]:
         """What a query finds; columns by their names."""
         return self.database.execute(statement, values).fetchall()
+
+    def version(self) -> Version:
+        """What changes with every change of the database, by this connection or any other."""
+        (others,) = self.database.execute("PRAGMA data_version").fetchone()
+        return others, self.database.total_changes
 
     def change(self, statement: str, *values: object) -> int:
         """How many rows one statement changed."""

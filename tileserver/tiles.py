@@ -74,6 +74,25 @@ def mercator_bounds(tile: Tile) -> Bounds:
     return (box.left, box.bottom, box.right, box.top)
 
 
+def clipped(box: Bounds) -> Bounds | None:
+    """What of the bounds lies in the world of the tiles."""
+    west, south, east, north = box
+    inside = (max(west, WORLD[0]), max(south, WORLD[1]), min(east, WORLD[2]), min(north, WORLD[3]))
+    return inside if inside[0] <= inside[2] and inside[1] <= inside[3] else None
+
+
+def sample_tile(box: Bounds | None, minzoom: int = 0) -> Tile:
+    """The tile that shows most of a layer: where the bounds are known, the one that holds them, or their
+    middle at the layer's first zoom; else the whole world."""
+    inside = None if box is None else clipped(box)
+    if inside is None:
+        return Tile(x=0, y=0, z=0)
+    found = bounding_tile(inside)
+    if found.z >= minzoom:
+        return found
+    return mercantile.tile((inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2, minzoom)
+
+
 def bounding_tile(box: Bounds) -> Tile:
     """The smallest tile that holds the bounds."""
     west, south, east, north = box

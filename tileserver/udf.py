@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from tileserver.protocol import DEFAULT_BUFFER, Json
 from tileserver.signature import Signature
+from tileserver.styles import Styles
 from tileserver.tiles import MAX_ZOOM, Bounds
 from tileserver.units import parse_duration
 
@@ -23,9 +24,12 @@ class UdfSettings:
     mode: Mode = "auto"
     cache: bool = True
     cache_max_age: int | None = None
+    stale_while_revalidate: int = 0
+    stale_if_error: int = 0
     minzoom: int = 0
     maxzoom: int | None = None
     bounds: Bounds | None = None
+    style: str = ""
     attribution: str = ""
     empty: Empty = "transparent"
     size: int | None = None
@@ -43,7 +47,7 @@ class UdfSettings:
         for key, value in table.items():
             reader = _READERS.get(key)
             if reader is None:
-                known = ", ".join(field.name for field in fields(cls))
+                known = ", ".join(one.name for one in fields(cls))
                 raise ValueError(f"unknown key {key!r}; known: {known}")
             try:
                 values[key] = reader(value)
@@ -56,7 +60,7 @@ class UdfSettings:
 class Udf:
     """``revision`` changes with everything that can change an answer; ``signature`` is read from source.
     ``about`` is the description stored beside the source, where there is one; ``listed`` is False where it
-    says that documents leave the UDF out."""
+    says that documents leave the UDF out. ``styles`` are its canvas's."""
 
     canvas: str
     name: str
@@ -69,6 +73,7 @@ class Udf:
     hint: Mode = "auto"
     about: str = ""
     listed: bool = True
+    styles: Styles = field(default_factory=dict, repr=False)
 
     @property
     def is_layer(self) -> bool:
@@ -128,9 +133,12 @@ _READERS: dict[str, Any] = {
     "mode": _one_of("auto", "tile", "single"),
     "cache": _switch,
     "cache_max_age": parse_duration,
+    "stale_while_revalidate": parse_duration,
+    "stale_if_error": parse_duration,
     "minzoom": _whole(0, MAX_ZOOM),
     "maxzoom": _whole(0, MAX_ZOOM),
     "bounds": _bounds,
+    "style": _text,
     "attribution": _text,
     "empty": _one_of("transparent", "204", "404"),
     "size": _whole(1, 4096),

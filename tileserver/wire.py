@@ -1,37 +1,98 @@
-"""How much of a request's head is taken in, and what is said of a request that is no HTTP.
+"""How much of a request is taken in and how long that may take, what is said of one that is no HTTP, and
+answers that are there at once.
 
 A head beyond the limits is read to its end without being kept, and its request reaches the application with
-``refusal`` in its state: the answer is made where all answers are, with every header that they carry. Only
-a head without end is cut off.
+``refusal`` in its state: the answer is made where all answers are, with every header that they carry. A head
+without end, or one that dribbles, is cut off. What ``front.py`` can answer without waiting is written here: a
+task and its messages cost more than such an answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Final
+import resource
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from tileserver.forwarding import Forwarding
+from tileserver.front import Front, Reply, written
 
 MAX_TARGET: Final = 65_535  # bytes; no more fits the parser of addresses
 MAX_HEADERS: Final = 131_072  # bytes of all names and values together
 MAX_READ: Final = 2**20  # bytes of a head that are read at all
+KEEP_ALIVE: Final = 75  # seconds; longer than proxies keep theirs, who would lose a race otherwise
+
+_MOST_DESCRIPTORS: Final = 16_384
+_INVALID: Final = "this is not a valid HTTP request; bytes of an address are percent-encoded"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Seconds in which a head, and then a body, must be complete, and how many connections a process keeps:
+    beyond that an idle one makes room for a new one, or the new one gets 503."""
+
+    head: float = 20.0
+    body: float = 60.0
+    connections: int = 1000
+
+    @classmethod
+    def of_process(cls) -> Bounds:
+        """As many connections as a third of the descriptors that this process may have."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_MOST_DESCRIPTORS, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        return cls(connections=most // 3)
 
 
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds."""
 
-    _in_head = False
+    _late: asyncio.TimerHandle | None = None
+
+    def __init__(
+        self, *args: Any, bounds: Bounds, forwarding: Forwarding | None = None, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self._bounds = bounds
+        self._forwarding = forwarding
+        self._in_head = True  # it is begun by the connection: who says nothing is late, too
+        self._in_body = False
+        self._read = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        full = len(self.connections) >= self._bounds.connections
+        super().connection_made(transport)  # type: ignore[arg-type]  # it is one for TCP
+        if full and not self._make_room():
+            self._cut_off("503 Service Unavailable", "too many connections", "retry-after: 1")
+            return
+        self._expect_in_time(self._bounds.head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_nothing()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # it has been cut off
         super().data_received(data)
         if self._in_head:
             self._read += len(data)
             if self._read > MAX_READ and not self.transport.is_closing():
                 self._cut_off("422 Unprocessable Entity", f"the head is longer than {MAX_READ} bytes")
+        # Nearly every request comes in one piece, and costs no timer.
+        if self._in_body:
+            self._expect_in_time(self._bounds.body)
+        elif self._in_head or self._is_left_idle():
+            self._expect_in_time(self._bounds.head)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._read, self._kept = True, 0, 0
+        self._in_head, self._read, self._kept, self._hosts = True, 0, 0, 0
         self._refusal = ""
 
     def on_url(self, url: bytes) -> None:
@@ -44,24 +105,106 @@ class Protocol(HttpToolsProtocol):
         self._kept += len(name) + len(value)
         if self._kept > MAX_HEADERS:
             self._refusal = f"the headers are longer than {MAX_HEADERS} bytes together"
-        else:
-            super().on_header(name, value)
+            return
+        super().on_header(name, value)
+        self._hosts += self.headers[-1][0] == b"host"
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._in_body = False, True
+        self._expect_nothing()
+        if self._hosts > 1:
+            # Who reads the first one and who reads the last would mean different servers (RFC 9112, 3.2).
+            self.headers[:] = [header for header in self.headers if header[0] != b"host"]
         if self._refusal:
             self.url = b"/"
             self.scope["state"]["refusal"] = self._refusal
+        if self._forwarding is not None:
+            self._forwarding.rewrite(cast(dict[str, Any], self.scope))
         super().on_headers_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        self._in_head = False
-        self._cut_off(
-            "400 Bad Request", "this is not a valid HTTP request; bytes of an address are percent-encoded"
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._expect_nothing()
+        super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if isinstance(app, Front) and not self._has_to_wait(cycle):
+            reply = app.at_once(cast(Scope, cycle.scope))
+            if reply is not None:
+                self._send(reply, cycle)
+                return
+            app = app.app
+        super()._start_asgi_task(cycle, app)
+
+    def _has_to_wait(self, cycle: RequestResponseCycle) -> bool:
+        """Whether there is something to be done before an answer, or a client that doesn't take it in. What
+        stands in line behind other requests is begun by their ends: each at once would be in the other."""
+        return bool(
+            cycle.waiting_for_100_continue
+            or self.flow.write_paused
+            or self.pipeline
+            or self.transport.is_closing()
         )
 
-    def _cut_off(self, status: str, text: str) -> None:
-        """What can't be parsed has no method and no origin to answer to: the least that can be said."""
+    def _send(self, reply: Reply, cycle: RequestResponseCycle) -> None:
+        """Write an answer as a whole."""
+        head = [STATUS_LINE[reply.status], reply.lasting.text, written(reply.passing)]
+        if self.server_state.default_headers:
+            head.append(written(tuple(self.server_state.default_headers)))
+        if not cycle.keep_alive:
+            head.append(b"connection: close\r\n")
+        head.append(b"\r\n")
+        if reply.body:
+            head.append(reply.body)
+        self.transport.writelines(head)  # one call to the kernel, and no copy of the body
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._cut_off("400 Bad Request", _INVALID)
+
+    def _is_left_idle(self) -> bool:
+        """Whether nothing ends the connection: empty lines begin no request, but have stopped its clock."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and self.timeout_keep_alive_task is None
+
+    def _expect_in_time(self, seconds: float) -> None:
+        if self._late is None and not self.transport.is_closing():
+            self._late = self.loop.call_later(seconds, self._give_up, seconds)
+
+    def _expect_nothing(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self, seconds: float) -> None:
+        part = "body" if self._in_body else "head"
+        self._cut_off("408 Request Timeout", f"the {part} was not complete within {seconds:g} s")
+
+    def _make_room(self) -> bool:
+        """Close a connection that waits for its next request; False when there is none."""
+        for connection in self.connections:
+            if isinstance(connection, Protocol) and connection.timeout_keep_alive_task is not None:
+                self.connections.discard(connection)
+                connection.transport.close()
+                return True
+        return False
+
+    def _cut_off(self, status: str, text: str, *headers: str) -> None:
+        """What can't be parsed has no method and no origin to answer to: the least that can be said; nothing
+        where that would be taken for a part of another answer."""
+        answered = self.cycle is None or self.cycle.response_complete
+        if answered:
+            silent = self._in_body
+        else:
+            silent = bool(self.pipeline) or self.cycle.response_started or not self.cycle.more_body
+        self._in_head = self._in_body = False
+        self._expect_nothing()
+        if silent:
+            self.transport.close()
+            return
         body = json.dumps({"detail": text}).encode()
         head = [
             f"HTTP/1.1 {status}",
@@ -71,6 +214,7 @@ class Protocol(HttpToolsProtocol):
             "cache-control: no-store",
             "x-content-type-options: nosniff",
             "connection: close",
+            *headers,
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()

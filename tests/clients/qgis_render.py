@@ -1,6 +1,7 @@
 """Renders tiles with QGIS, run by the system's own Python: views as JSON on standard input, a PNG each.
 
 Input: ``{"url": …, "vector": false, "folder": …, "views": [[z, x, y], …]}``, x and y in metres of EPSG:3857.
+``source`` in the place of ``url`` is what QGIS knows a layer by.
 A view is 512 pixels wide at the resolution of its zoom.
 """
 
@@ -28,8 +29,8 @@ WORLD = 2 * 20037508.342789244
 job = json.load(sys.stdin)
 application = QgsApplication([], False)
 application.initQgis()
-address = quote(job["url"], safe=":/{}")
-source = f"type=xyz&url={address}&zmin=0&zmax=18"
+address = quote(job.get("url", ""), safe=":/{}")
+source = job.get("source", f"type=xyz&url={address}&zmin=0&zmax=18")
 if job["vector"]:
     layer = QgsVectorTileLayer(source, "tiles")
     renderer = QgsVectorTileBasicRenderer()

@@ -31,6 +31,7 @@ from tileserver.access.values import (
     SharedToken,
 )
 from tileserver.errors import Forbidden, TooManyRequests, Unauthorized, UnknownToken
+from tileserver.state import Version
 
 __all__ = [
     "Access",
@@ -105,6 +106,15 @@ class Access(Store):
         reads_code = _reads_code(identity, canvas)
         return Grant(canvas, None, True, name, reads_code, restricted=not is_open, identity=identity)
 
+    def version(self) -> Version:
+        """What changes whenever anything that grants go by has changed, by whichever process."""
+        return self._state.version()
+
+    def holds(self, grant: Grant, version: Version) -> bool:
+        """Whether a grant given at this version is what ``grant`` would give now: nothing has changed since,
+        and it has not ended by itself."""
+        return version == self._state.version() and (grant.until is None or self._clock() < grant.until)
+
     def identify(self, credentials: Credentials) -> Identity | None:
         """The holder of the access token in the header; None without a valid one."""
         secret = credentials.of_scheme(*_TOKEN_SCHEMES)
@@ -113,7 +123,7 @@ class Access(Store):
         row = self._row("SELECT * FROM access_tokens WHERE token_hash = ?", secret)
         if row is None or self._expired(row):
             return None
-        return Identity(row["id"], row["name"], row["scope"], names_of(row["canvases"]))
+        return _identity(row)
 
     def identity_of(self, token_id: str) -> Identity | None:
         """The holder of the access token of this id, for runs that it began; None once that is no longer
@@ -121,7 +131,7 @@ class Access(Store):
         rows = self._state.rows("SELECT * FROM access_tokens WHERE id = ?", token_id)
         if not rows or self._expired(rows[0]):
             return None
-        return Identity(rows[0]["id"], rows[0]["name"], rows[0]["scope"], names_of(rows[0]["canvases"]))
+        return _identity(rows[0])
 
     def require(self, credentials: Credentials, scope: Scope = "run", canvas: str | None = None) -> Identity:
         """The holder of an access token of this scope that may use the canvas; ``admin`` includes ``run``.
@@ -146,6 +156,7 @@ class Access(Store):
 
     def _shared_grant(self, row: sqlite3.Row, share: str, credentials: Credentials) -> Grant:
         identity = self.identify(credentials)
+        session_ends = self._enter(row, credentials, identity)
         return Grant(
             canvas=row["canvas"],
             udf=None,
@@ -154,29 +165,29 @@ class Access(Store):
             may_read_code=bool(row["code"]) or _reads_code(identity, row["canvas"]),
             restricted=level_of(row) != "public",
             udfs=names_of(row["udfs"]),
-            session=self._enter(row, credentials, identity),
+            session=session_ends is not None,
             identity=identity,
             level=level_of(row),
+            until=_first(row["expires"], session_ends, _end_of(identity)),
         )
 
-    def _enter(self, row: sqlite3.Row, credentials: Credentials, identity: Identity | None) -> bool:
-        """Let a caller into a shared canvas; whether it is a session token that lets them in. The header
-        counts first, where it is of the kind that the canvas asks for."""
+    def _enter(self, row: sqlite3.Row, credentials: Credentials, identity: Identity | None) -> float | None:
+        """Let a caller into a shared canvas; when their session ends, if it is one that lets them in. The
+        header counts first, where it is of the kind that the canvas asks for."""
         canvas, level = row["canvas"], level_of(row)
         if level == "public":
-            return False
+            return None
         if level == "team":
             by_header = identity is not None and identity.may_use(canvas)
         else:
             by_header = bool(credentials.of_scheme(_PASSCODE_SCHEME))
         if credentials.session_token and not by_header:
-            self._sessions.check(credentials.session_token, row["token_hash"])
-            return True
+            return self._sessions.check(credentials.session_token, row["token_hash"])
         if level == "team":
             _check_member(canvas, identity)
         else:
             self._check_passcode(row, credentials)
-        return False
+        return None
 
     def _udf_grant(self, token: str, credentials: Credentials) -> Grant:
         row = self._row("SELECT * FROM shared_tokens WHERE token_hash = ?", token)
@@ -193,6 +204,7 @@ class Access(Store):
             may_read_code=bool(row["code"]) or _reads_code(identity, row["canvas"]),
             restricted=bool(row["team"]),
             identity=identity,
+            until=_end_of(identity),
         )
 
     def _check_passcode(self, row: sqlite3.Row, credentials: Credentials) -> None:
@@ -204,7 +216,8 @@ class Access(Store):
             )
         self._attempts.check(row["canvas"], credentials.address)
         if not hmac.compare_digest(self._passcode_hash(row["passcode_salt"], given), row["passcode_hash"]):
-            self._attempts.add(row["canvas"], credentials.address)
+            if credentials.counts:
+                self._attempts.add(row["canvas"], credentials.address)
             raise Unauthorized("wrong passcode", scheme=_PASSCODE_SCHEME)
 
     # -- sessions
@@ -234,6 +247,19 @@ class Access(Store):
         if not by.is_admin:
             raise Forbidden("this needs an access token of scope admin")
         self._sessions.end(row["token_hash"])
+
+
+def _identity(row: sqlite3.Row) -> Identity:
+    return Identity(row["id"], row["name"], row["scope"], names_of(row["canvases"]), row["expires"])
+
+
+def _end_of(identity: Identity | None) -> float | None:
+    return None if identity is None else identity.expires
+
+
+def _first(*times: float | None) -> float | None:
+    """The earliest of those that there are."""
+    return min((time for time in times if time is not None), default=None)
 
 
 def _check_member(canvas: str, identity: Identity | None) -> None:

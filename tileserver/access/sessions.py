@@ -45,8 +45,8 @@ class Sessions:
             )
         return Session(token, now + ttl)
 
-    def check(self, token: str, share: bytes) -> None:
-        """Let a session of this share pass.
+    def check(self, token: str, share: bytes) -> float:
+        """Let a session of this share pass; when it ends by itself (Unix seconds).
 
         :raises Unauthorized: for an unknown, expired or revoked one.
         :raises Forbidden: for one of another share.
@@ -58,15 +58,19 @@ class Sessions:
             " JOIN shares ON shares.token_hash = share WHERE sessions.token_hash = ?",
             hashed,
         )
-        if not rows or not hmac.compare_digest(rows[0]["token_hash"], hashed) or self._ended(rows[0]):
+        ends = _ends(rows[0]) if rows and hmac.compare_digest(rows[0]["token_hash"], hashed) else 0.0
+        if ends <= self._clock():
             raise Unauthorized("the session token is unknown or has expired")
         if not hmac.compare_digest(rows[0]["share"], share):
             raise Forbidden("this session token is for another canvas")
+        return ends
 
     def end(self, share: bytes) -> None:
         """End every session of a share."""
         self._state.change("DELETE FROM sessions WHERE share = ?", share)
 
-    def _ended(self, row: sqlite3.Row) -> bool:
-        until = (row["expires"], row["made_by_expires"], row["share_expires"])
-        return any(end is not None and end <= self._clock() for end in until)
+
+def _ends(row: sqlite3.Row) -> float:
+    """When a session ends: by itself, with the access token that made it, or with the share."""
+    until: list[float | None] = [row["expires"], row["made_by_expires"], row["share_expires"]]
+    return min(end for end in until if end is not None)

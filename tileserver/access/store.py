@@ -37,6 +37,10 @@ class Store:
     def close(self) -> None:
         self._state.close()
 
+    def keyed(self, purpose: str) -> bytes:
+        """32 bytes that only the holder of the key file can make, different for each purpose."""
+        return self._state.keyed(purpose)
+
     # -- canvases
 
     def share(

@@ -18,11 +18,13 @@ _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """What a caller shows: the ``Authorization`` header, ``fused_session_token`` of the query, and the
-    address that the request came from."""
+    address that the request came from. ``counts`` says that a wrong passcode is one of the few that an
+    address has; whoever looks before others do leaves it to them."""
 
     authorization: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
     address: str | None = None
+    counts: bool = True
 
     def of_scheme(self, *schemes: str) -> str | None:
         """The value of the header when it has one of these schemes (lower case)."""
@@ -32,12 +34,14 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The holder of an access token. ``canvases`` is None where the token isn't limited to some."""
+    """The holder of an access token. ``canvases`` is None where the token isn't limited to some; ``expires``
+    is in Unix seconds."""
 
     id: str
     name: str
     scope: Scope
     canvases: frozenset[str] | None
+    expires: float | None = None
 
     @property
     def is_admin(self) -> bool:
@@ -64,7 +68,8 @@ class Grant:
     ``udf`` is set for the token of one UDF, ``udfs`` where a canvas shares only some. ``share`` is the token,
     or the name that stood in its place. ``restricted`` says that a credential was needed: such answers are
     private; ``session``, that it was a session token. ``level`` says which credential opens the share,
-    ``identity`` is the holder of an access token, also where none was needed.
+    ``identity`` is the holder of an access token, also where none was needed. ``until`` is when the first of
+    all these ends by itself (Unix seconds).
     """
 
     canvas: str
@@ -77,6 +82,7 @@ class Grant:
     session: bool = False
     identity: Identity | None = None
     level: Level = "public"
+    until: float | None = None
 
     def reaches(self, name: str) -> bool:
         """Whether the UDF of this name may be reached."""

@@ -1,7 +1,8 @@
 """Stored results: one door, two tiers, single flight.
 
 ``get_or_compute`` decides by age whether a stored result may be used, lets identical requests wait for one
-run, and never stores a failure. Below it a memory tier stands in front of a disk tier.
+run, and never stores a failure. Below it a memory tier stands in front of a disk tier. What was purged, by
+whichever process, is forgotten here within a second, and isn't stored by runs that were under way.
 """
 
 from __future__ import annotations
@@ -9,20 +10,35 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from tileserver.cache.disk import DiskTier
+from tileserver.cache.disk import DiskTier, folder_clear, folder_purge, folder_stats
+from tileserver.cache.label import NOTHING, Label, Rule, arguments_of
 from tileserver.cache.memory import MemoryTier
-from tileserver.cache.record import Stored
-from tileserver.errors import ClientGone, UdfError, UdfKilled, UdfTimeout, without_output
+from tileserver.cache.recent import RecentTier
+from tileserver.cache.record import Head, Stored
+from tileserver.errors import ClientGone, Overloaded, UdfError, UdfKilled, UdfTimeout, without_output
 from tileserver.interest import Interest
 from tileserver.protocol import Encoded
+from tileserver.subject import Subject
 
-__all__ = ["Cache", "CacheTier", "Outcome", "Stored", "clear_disk", "disk_stats"]
+__all__ = [
+    "Cache",
+    "CacheTier",
+    "Head",
+    "Outcome",
+    "Rule",
+    "Stored",
+    "arguments_of",
+    "folder_clear",
+    "folder_purge",
+    "folder_stats",
+]
 
-Outcome = Literal["hit", "miss", "shared"]
+Outcome = Literal["hit", "miss", "shared", "stale"]
 # Runs once; what it is given says whether anybody still waits for it.
 Compute = Callable[[Interest], Awaitable[Encoded]]
 # Returns when whoever asked has left.
@@ -30,6 +46,7 @@ Leaving = Callable[[], Awaitable[None]]
 
 # A result from further in the future than this was stored under another clock, and is of unknown age.
 _CLOCK_SLACK: Final = 5.0
+_FAILED: Final = frozenset({500, 502, 503, 504})  # what RFC 5861, section 4, takes for an error
 
 
 class CacheTier(Protocol):
@@ -37,11 +54,15 @@ class CacheTier(Protocol):
 
     def get(self, key: str) -> Stored | None: ...
 
+    def head(self, key: str) -> Head | None: ...
+
     def set(self, stored: Stored) -> None: ...
 
-    def forget(self, matches: Callable[[str], bool]) -> int: ...
+    def forget(self, rule: Rule) -> int: ...
 
-    def clear(self) -> int: ...
+    def news(self, *, now: bool = True) -> Sequence[Rule]:
+        """The rules by which other processes have forgotten results since the last look."""
+        ...
 
     def stats(self) -> dict[str, Any]: ...
 
@@ -49,33 +70,64 @@ class CacheTier(Protocol):
 
 
 class _Flight(NamedTuple):
-    """A run under way, and who waits for it."""
+    """A run under way, who waits for it, and what its result is of."""
 
     task: asyncio.Task[Stored]
     interest: Interest
+    label: Label
+
+
+def _nothing() -> Subject:
+    return Subject()
 
 
 class Cache:
-    """Used from one event loop. ``tiers`` come fastest first."""
+    """Used from one event loop. ``tiers`` come fastest first; ``keeps`` says which results are stored."""
 
-    def __init__(self, *tiers: CacheTier, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *tiers: CacheTier,
+        clock: Callable[[], float] = time.time,
+        secret: bytes = b"",
+        keeps: Callable[[Stored], bool] | None = None,
+    ) -> None:
         self._tiers = tiers
+        self._keeps = keeps or _is_storable
         self._clock = clock
+        self._secret = secret
         self._flights: dict[str, _Flight] = {}
         self._runs: set[asyncio.Task[Stored]] = set()
         self._not_to_keep: set[str] = set()  # of those under way: what was forgotten in the meantime
-        self._counts = {"hit": 0, "miss": 0, "shared": 0}
+        self._counts = {"hit": 0, "miss": 0, "shared": 0, "stale": 0}
 
     @classmethod
-    def open(cls, folder: Path, disk_size: int, memory_size: int) -> Cache:
-        """A memory tier in front of a disk tier in ``folder``; sizes are bytes."""
-        return cls(MemoryTier(memory_size, folder), DiskTier(folder, disk_size))
+    def open(cls, folder: Path, disk_size: int, memory_size: int, secret: bytes) -> Cache:
+        """A memory tier in front of a disk tier in ``folder``; sizes are bytes, and ``secret`` (at most 64
+        bytes) is what checksums and digests are keyed with."""
+        return cls(MemoryTier(memory_size), DiskTier(folder, disk_size, secret), secret=secret)
+
+    @classmethod
+    def recent(cls, size: int) -> Cache:
+        """One that keeps for a few seconds whatever may be given to more than one request, up to ``size``
+        bytes (see ``RecentTier``)."""
+        return cls(RecentTier(size), keeps=_for_everybody)
 
     async def get_or_compute(
-        self, key: str, compute: Compute, *, tag: str, max_age: int, leaving: Leaving | None = None
+        self,
+        key: str,
+        compute: Compute,
+        *,
+        max_age: int,
+        stale_while_revalidate: int = 0,
+        stale_if_error: int = 0,
+        subject: Callable[[], Subject] = _nothing,
+        leaving: Leaving | None = None,
     ) -> tuple[Stored, Outcome]:
         """A stored result no older than ``max_age`` seconds, that of a run under way, or that of a run of
         its own. An age of zero always runs, and stores nothing.
+
+        For so many seconds more (RFC 5861), a stored result is returned while one run in the background makes
+        a new one, or in the place of a run that failed or found no room.
 
         A run goes on when whoever began it leaves: others may wait for it, and it is stored; it is told when
         nobody is left. Results that depend on their caller (``meta["read_caller"]``) and answers of status
@@ -83,22 +135,75 @@ class Cache:
 
         :raises ClientGone: once ``leaving`` returns.
         """
-        key = f"{_prefix(tag)}{key}"
         if max_age == 0:
             return self._counted(await self._own(key, compute, leaving), "miss")
         stored = self._stored(key, max_age)
         if stored is not None:
             return self._counted(stored, "hit")
+        stored = self._stored(key, max_age + stale_while_revalidate) if stale_while_revalidate else None
+        if stored is not None:
+            self._refresh(key, compute, subject)
+            return self._counted(stored, "stale")
+        failure: UdfError | Overloaded | None = None
+        try:
+            made, outcome = await self._made(key, compute, subject, leaving)
+        except (UdfError, Overloaded) as error:
+            failure = error
+        if stale_if_error and (failure is not None or made.encoded.meta.get("status") in _FAILED):
+            stored = self._stored(key, max_age + stale_if_error)
+            if stored is not None:
+                return self._counted(stored, "stale")
+        if failure is not None:
+            raise failure
+        return self._counted(made, outcome)
+
+    async def _made(
+        self, key: str, compute: Compute, subject: Callable[[], Subject], leaving: Leaving | None
+    ) -> tuple[Stored, Outcome]:
+        """The result of a run under way, or of one that begins now."""
         flight = self._flights.get(key)
         if flight is not None and flight.interest.is_open:
             joined = await self._joined(flight, leaving)
             if joined is not None:
-                return self._counted(joined, "shared")
-            return self._counted(await self._own(key, compute, leaving), "miss")
-        flight = self._begin(key, compute, self._run_and_store)
+                return joined, "shared"
+            return await self._own(key, compute, leaving), "miss"
+        return await _waited(self._take_off(key, compute, subject), leaving), "miss"
+
+    def _refresh(self, key: str, compute: Compute, subject: Callable[[], Subject]) -> None:
+        """Begin a run for those who come later, unless one is under way. Nobody's leaving ends it."""
+        flight = self._flights.get(key)
+        if flight is None or not flight.interest.is_open:
+            waiting = asyncio.create_task(_waited(self._take_off(key, compute, subject), None))
+            self._runs.add(waiting)
+            waiting.add_done_callback(self._ended)
+
+    def _take_off(self, key: str, compute: Compute, subject: Callable[[], Subject]) -> _Flight:
+        self._notice(now=True)  # so that what was purged before the run doesn't count against its result
+        flight = self._begin(key, compute, self._run_and_store, Label.of(subject(), self._secret))
         self._flights[key] = flight
         flight.task.add_done_callback(lambda _: self._landed(key, flight))
-        return self._counted(await _waited(flight, leaving), "miss")
+        return flight
+
+    def stored(self, key: str, max_age: int) -> Stored | None:
+        """A stored result no older than ``max_age`` seconds, counted as a hit. None says nothing:
+        ``get_or_compute`` knows what to do then."""
+        stored = self._stored(key, max_age) if max_age else None
+        if stored is not None:
+            self._counts["hit"] += 1
+        return stored
+
+    def head(self, key: str, max_age: int) -> Head | None:
+        """The head of what ``stored`` would give, without reading a body; nothing is counted."""
+        self._notice()
+        for tier in self._tiers if max_age else ():
+            head = tier.head(key)
+            if head is not None and self._is_fresh(head.created, max_age):
+                return head
+        return None
+
+    def count_hit(self) -> None:
+        """Count an answer that ``head`` was enough for."""
+        self._counts["hit"] += 1
 
     async def _joined(self, flight: _Flight, leaving: Leaving | None) -> Stored | None:
         """What a run under way gives; None when that is only for whoever began it."""
@@ -115,41 +220,45 @@ class Cache:
 
     async def _own(self, key: str, compute: Compute, leaving: Leaving | None) -> Stored:
         """A run that nobody else joins, and that is not stored."""
-        return await _waited(self._begin(key, compute, self._run), leaving)
+        return await _waited(self._begin(key, compute, self._run, NOTHING), leaving)
 
     def _begin(
         self,
         key: str,
         compute: Compute,
-        run: Callable[[str, Awaitable[Encoded]], Coroutine[Any, Any, Stored]],
+        run: Callable[[str, Awaitable[Encoded], Label], Coroutine[Any, Any, Stored]],
+        label: Label,
     ) -> _Flight:
         interest = Interest()
-        task = asyncio.create_task(run(key, compute(interest)))
+        task = asyncio.create_task(run(key, compute(interest), label))
         self._runs.add(task)
         task.add_done_callback(self._ended)
-        return _Flight(task, interest)
+        return _Flight(task, interest, label)
 
     def _ended(self, task: asyncio.Task[Stored]) -> None:
         self._runs.discard(task)
         if not task.cancelled():
             task.exception()  # it has been told to those who waited; nobody may be left to ask
 
-    async def forget(self, tag: str, endings: Collection[str] | None = None) -> int:
-        """Forget what is stored under a tag, and what runs under way would store; with ``endings``, only
-        keys that end in one of them, after a full stop. How many results the last tier had."""
-        prefix = _prefix(tag)
-        wanted = None if endings is None else frozenset(endings)
+    async def forget(self, rule: Rule) -> int:
+        """Forget results by a rule, and what runs under way would store; how many the largest tier had."""
+        self._heed(rule)
+        counts = [await asyncio.to_thread(self._tiers[-1].forget, rule)] if self._tiers else [0]
+        # Afterwards, or they would be filled again from what is below them.
+        counts += [tier.forget(rule) for tier in self._tiers[:-1]]
+        self._notice(now=True)
+        return max(counts)
 
-        def matches(key: str) -> bool:
-            if not key.startswith(prefix):
-                return False
-            return wanted is None or key.removeprefix(prefix).partition(".")[2] in wanted
+    def _heed(self, rule: Rule) -> None:
+        self._not_to_keep.update(key for key, flight in self._flights.items() if rule.covers(flight.label))
 
-        self._not_to_keep.update(key for key in self._flights if matches(key))
-        count = await asyncio.to_thread(self._tiers[-1].forget, matches)
-        for tier in self._tiers[:-1]:  # afterwards, or they would be filled again from what is below them
-            tier.forget(matches)
-        return count
+    def _notice(self, *, now: bool = False) -> None:
+        """Forget here what other processes have forgotten below."""
+        for number, tier in enumerate(self._tiers):
+            for rule in tier.news(now=now):
+                self._heed(rule)
+                for faster in self._tiers[:number]:
+                    faster.forget(rule)
 
     def stats(self) -> dict[str, Any]:
         """Outcomes so far, and what each tier holds."""
@@ -164,27 +273,37 @@ class Cache:
             await asyncio.to_thread(tier.close)
 
     def _stored(self, key: str, max_age: int) -> Stored | None:
+        self._notice()
         for number, tier in enumerate(self._tiers):
             stored = tier.get(key)
-            if stored is not None and self._is_fresh(stored, max_age):
+            if stored is not None and self._is_fresh(stored.encoded.created, max_age):
                 for faster in self._tiers[:number]:
                     faster.set(stored)
                 return stored
         return None
 
-    def _is_fresh(self, stored: Stored, max_age: int) -> bool:
-        return -_CLOCK_SLACK <= self._clock() - stored.encoded.created <= max_age
+    def _is_fresh(self, created: float, max_age: int) -> bool:
+        return -_CLOCK_SLACK <= self._clock() - created <= max_age
 
-    async def _run(self, key: str, computed: Awaitable[Encoded]) -> Stored:
+    async def _run(self, key: str, computed: Awaitable[Encoded], label: Label) -> Stored:
         encoded = await computed
-        return Stored(key, encoded, _etag(encoded))
+        return Stored(key, encoded, _etag(encoded), label)
 
-    async def _run_and_store(self, key: str, computed: Awaitable[Encoded]) -> Stored:
-        stored = await self._run(key, computed)
-        if _is_storable(stored) and key not in self._not_to_keep:
+    async def _run_and_store(self, key: str, computed: Awaitable[Encoded], label: Label) -> Stored:
+        stored = await self._run(key, computed, label)
+        self._notice()
+        if key not in self._not_to_keep:
+            self._keep(stored)
+        return stored
+
+    def keep(self, key: str, stored: Stored) -> None:
+        """Store the result of another cache's run."""
+        self._keep(replace(stored, key=key))
+
+    def _keep(self, stored: Stored) -> None:
+        if self._keeps(stored):
             for tier in self._tiers:
                 tier.set(stored)
-        return stored
 
     def _landed(self, key: str, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
@@ -211,11 +330,6 @@ async def _waited(flight: _Flight, leaving: Leaving | None) -> Stored:
         raise ClientGone("the client has left")
 
 
-def _prefix(tag: str) -> str:
-    """What the keys under a tag begin with."""
-    return f"{hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()}-"
-
-
 def _for_everybody(stored: Stored) -> bool:
     meta = stored.encoded.meta
     return not meta.get("read_caller") and int(meta.get("status", 200)) < 400
@@ -232,25 +346,3 @@ def _etag(encoded: Encoded) -> str:
     digest = hashlib.blake2b(about, digest_size=16)
     digest.update(encoded.body)
     return f'"{digest.hexdigest()}"'
-
-
-def disk_stats(folder: Path) -> dict[str, Any]:
-    """What the disk tier in a folder holds."""
-    if not folder.is_dir():
-        return {"folder": str(folder), "entries": 0, "bytes": 0}
-    tier = DiskTier(folder, None)
-    try:
-        return {"folder": str(folder), **tier.stats()}
-    finally:
-        tier.close()
-
-
-def clear_disk(folder: Path) -> int:
-    """Forget all results stored in a folder; a server that uses it forgets them within a second."""
-    if not folder.is_dir():
-        return 0
-    tier = DiskTier(folder, None)
-    try:
-        return tier.clear()
-    finally:
-        tier.close()

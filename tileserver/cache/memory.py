@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final
 
-from tileserver.cache.disk import generation
-from tileserver.cache.record import Stored
+from tileserver.cache.label import Rule
+from tileserver.cache.record import Head, Stored
 
-_OVERHEAD: Final = 2048  # what a result costs besides its body
-_LOOK_EVERY: Final = 0.5
+_OVERHEAD: Final = 2048  # what a result costs besides its body and its log
 
 
 class MemoryTier:
-    """Least recently used results go first. One that would take a quarter of the tier is not kept.
+    """Least recently used results go first. One that would take a quarter of the tier is not kept."""
 
-    ``folder`` is the disk tier's: when that is cleared by another process, this one is, too.
-    """
-
-    def __init__(self, size: int, folder: Path | None = None) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._folder = folder
         self._held: OrderedDict[str, Stored] = OrderedDict()
         self._bytes = 0
-        self._generation = generation(folder)
-        self._looked = time.monotonic()
 
     def get(self, key: str) -> Stored | None:
-        self._notice_clearing()
         stored = self._held.get(key)
         if stored is not None:
             self._held.move_to_end(key)
         return stored
+
+    def head(self, key: str) -> Head | None:
+        stored = self.get(key)
+        return stored.head if stored is not None else None
 
     def set(self, stored: Stored) -> None:
         cost = _cost(stored)
@@ -46,39 +40,29 @@ class MemoryTier:
         while self._bytes > self._size:
             self._forget(next(iter(self._held)))
 
-    def forget(self, matches: Callable[[str], bool]) -> int:
-        found = [key for key in self._held if matches(key)]
+    def forget(self, rule: Rule) -> int:
+        found = [key for key, stored in self._held.items() if rule.covers(stored.label)]
         for key in found:
             self._forget(key)
         return len(found)
 
-    def clear(self) -> int:
-        count = len(self._held)
-        self._held.clear()
-        self._bytes = 0
-        return count
+    def news(self, *, now: bool = True) -> Sequence[Rule]:
+        """None: nobody else has this memory."""
+        return ()
 
     def stats(self) -> dict[str, Any]:
         return {"entries": len(self._held), "bytes": self._bytes}
 
     def close(self) -> None:
-        self.clear()
+        self._held.clear()
+        self._bytes = 0
 
     def _forget(self, key: str) -> None:
         stored = self._held.pop(key, None)
         if stored is not None:
             self._bytes -= _cost(stored)
 
-    def _notice_clearing(self) -> None:
-        now = time.monotonic()
-        if now - self._looked < _LOOK_EVERY:
-            return
-        self._looked = now
-        current = generation(self._folder)
-        if current != self._generation:
-            self._generation = current
-            self.clear()
-
 
 def _cost(stored: Stored) -> int:
-    return len(stored.encoded.body) + _OVERHEAD
+    meta = stored.encoded.meta
+    return len(stored.encoded.body) + len(meta.get("stdout", "")) + len(meta.get("stderr", "")) + _OVERHEAD

@@ -20,6 +20,7 @@ from tileserver.cli.base import (
     split_address,
     table,
 )
+from tileserver.tidying import tidy
 
 
 @click.group("token", context_settings=CONTEXT)
@@ -81,11 +82,14 @@ def token_list(workspace: Path, as_json: bool) -> None:
 @command("revoke", token_group)
 @click.argument("token_id", metavar="ID")
 def token_revoke(token_id: str, workspace: Path, as_json: bool) -> None:
-    """End an access token; from the next request on it is refused.
+    """End an access token; from the next request on it is refused. What its code kept is deleted.
 
     Example: tileserver token revoke 8f3Kd0aZ1x
     """
-    access_of(load(workspace)).revoke(token_id)
+    chosen = load(workspace)
+    access = access_of(chosen)
+    access.revoke(token_id)
+    tidy(chosen.state_dir, lambda: {token.id for token in access.tokens()})
     show(as_json, {"id": token_id, "revoked": True}, f"{token_id} is revoked")
 
 

@@ -50,7 +50,11 @@ class Channel(asyncio.BufferedProtocol):
         self._asked = asked
         self._number += 1
         self.has_begun = False
-        self.send({**header, "number": self._number}, body)
+        try:
+            self.send({**header, "number": self._number}, body)
+        except ChannelClosed:
+            self._reply.cancel()  # nobody waits for it: it must not be told of the end, too
+            raise
         return await self._reply
 
     def send(self, header: Mapping[str, Any], body: bytes) -> None:

@@ -31,9 +31,9 @@ _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "SSL_CERT_F
 _WORKER_SETTINGS: Final = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",  # the default one reserves a GiB of address space
     "MALLOC_ARENA_MAX": "2",
-    # Arrays come and go with every tile; to get their pages from the kernel anew costs more than the sums.
-    "MALLOC_MMAP_THRESHOLD_": "16777216",
-    "MALLOC_TRIM_THRESHOLD_": "33554432",
+    # Arrays of a tile's size are made again and again: their memory isn't given back to be asked for anew.
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
     "OPENBLAS_NUM_THREADS": "1",  # a pool of processes already uses every core
     "OMP_NUM_THREADS": "1",
     "GDAL_CACHEMAX": "128",  # MB, for each worker

@@ -14,7 +14,7 @@ from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.params import Address, Caller
 from tileserver.pipeline import Target
 from tileserver.platform.common import Get, canvases_of, choose, identify, services_of
-from tileserver.requests import leaving, query_of
+from tileserver.requests import leaving, query_of, visit_of
 
 
 async def run_saved(request: Request) -> Response:
@@ -37,7 +37,7 @@ async def run_saved(request: Request) -> Response:
         Caller.of(request.headers.items(), identity.shown),
     )
     facts["udf"] = call.udf.name
-    answer = await pipeline.answer(call, services, leaving(request))
+    answer = await pipeline.answer(call, services, leaving(request), visit_of(request))
     return await responses.respond(request, grant, call, answer, http_max_age=services.settings.http_max_age)
 
 

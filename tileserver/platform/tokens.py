@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from tileserver.access import Identity, SharedToken
 from tileserver.access.store import MAX_METADATA
+from tileserver.cache import Rule
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.errors import BadRequest, InvalidBody, InvalidTile, NotFound
-from tileserver.params import tile_ending
 from tileserver.platform.common import (
     CLIENT_ID,
     Delete,
@@ -34,6 +34,7 @@ from tileserver.platform.common import (
 )
 from tileserver.protocol import Json
 from tileserver.requests import credentials_of
+from tileserver.subject import TileKey
 from tileserver.tiles import valid_tile
 
 MOST_TILES: Final = 50_000
@@ -45,8 +46,8 @@ async def forget(request: Request) -> Response:
     asked = {key: request.query_params[key] for key in ("z", "x", "y") if key in request.query_params}
     if asked and len(asked) < 3:
         raise BadRequest("z, x and y go together: all of them, or none")
-    tiles = [_tile(asked, ("query",))] if asked else None
-    await services_of(request).cache.forget(f"{canvas.name}/{name}", tiles)
+    tiles = frozenset({_tile(asked, ("query",))}) if asked else None
+    await services_of(request).cache.forget(Rule(canvas.name, name, tiles=tiles))
     return Response(status_code=204, headers={"cache-control": "no-store"})
 
 
@@ -57,18 +58,19 @@ async def forget_tiles(request: Request) -> Response:
     tiles = (await object_of(request)).get("tiles")
     if not isinstance(tiles, list) or not 1 <= len(tiles) <= MOST_TILES:
         raise InvalidBody(("body", "tiles"), f"takes 1 to {MOST_TILES} tiles", "value_error")
-    wanted = [_tile(tile, ("body", "tiles", number)) for number, tile in enumerate(tiles)]
-    count = await services_of(request).cache.forget(f"{canvas.name}/{name}", wanted)
+    wanted = frozenset(_tile(tile, ("body", "tiles", number)) for number, tile in enumerate(tiles))
+    count = await services_of(request).cache.forget(Rule(canvas.name, name, tiles=wanted))
     return answer({"udf_id": identifier, "tiles_requested": len(tiles), "objects_deleted": count})
 
 
-def _tile(tile: Any, where: tuple[str | int, ...]) -> str:
+def _tile(tile: Any, where: tuple[str | int, ...]) -> TileKey:
     if not isinstance(tile, dict) or not {"z", "x", "y"} <= tile.keys():
         raise InvalidBody(where, "is not {z, x, y}", "value_error")
     try:
-        return tile_ending(valid_tile(*(str(tile[key]) for key in ("z", "x", "y"))))
+        found = valid_tile(*(str(tile[key]) for key in ("z", "x", "y")))
     except InvalidTile as error:
         raise InvalidBody(where, error.message, "value_error") from None
+    return (found.z, found.x, found.y)
 
 
 # -- tokens of one UDF

@@ -220,6 +220,15 @@ def _xarray(value: object) -> Classified | None:
     return Classified(Kind.GEORASTER, found.bands, value, bounds=found.bounds, crs=found.crs)
 
 
+def _georaster(value: object) -> Classified | None:
+    """What ``tileserver.raster`` reads."""
+    if not _is(value, "tileserver.raster.georaster", "Georaster"):
+        return None
+    found: Any = value
+    bands = bands_first(found.array)
+    return Classified(Kind.GEORASTER, bands, value, bounds=found.bounds, crs=found.crs)
+
+
 def _arrow(value: object) -> Classified | None:
     if not hasattr(value, "__arrow_c_stream__"):
         if _is(value, "polars", "LazyFrame"):
@@ -363,6 +372,6 @@ def _is_missing(value: object) -> bool:
 
 
 _RULES: tuple[Callable[[object], Classified | None], ...] = (
-    *(_nothing, _text, _image, _array, _frame, _xarray, _arrow),
+    *(_nothing, _text, _image, _array, _georaster, _frame, _xarray, _arrow),
     *(_response, _pillow, _figure, _pair, _mapping, _simple),
 )

@@ -15,6 +15,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from tileserver.errors import UnsupportedOutput
+from tileserver.render.plain import distinct, names
 from tileserver.tiles import Bounds
 
 FieldType = Literal["Number", "String", "Boolean"]
@@ -77,6 +78,24 @@ def facts(frame: gpd.GeoDataFrame) -> dict[str, Any]:
     """``bounds`` as the encoders report them: a list of four, absent when there are none."""
     box = lonlat_bounds(frame.geometry)
     return {} if box is None else {"bounds": list(box)}
+
+
+def families(frame: gpd.GeoDataFrame) -> list[str]:
+    """The kinds of geometry that a frame has, as filters of styles name them; unknown within collections."""
+    kinds = {int(kind) for kind in np.unique(shapely.get_type_id(frame.geometry.to_numpy()))}
+    if shapely.GeometryType.GEOMETRYCOLLECTION in kinds:
+        return ["Point", "LineString", "Polygon"]
+    return [name for name, of in _FAMILIES.items() if kinds & of]
+
+
+_FAMILIES = {"Point": {0, 4}, "LineString": {1, 2, 5}, "Polygon": {3, 6}}  # by shapely.GeometryType
+
+
+def attributes(frame: gpd.GeoDataFrame) -> pd.DataFrame:
+    """The columns that become properties: all without geometry, by distinct names."""
+    kept = [index for index, kind in enumerate(frame.dtypes) if kind.name != "geometry"]
+    table = pd.DataFrame(frame).iloc[:, kept]
+    return table.set_axis(distinct(names(table)), axis="columns")
 
 
 def field_type(series: pd.Series[Any]) -> FieldType:

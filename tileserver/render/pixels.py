@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from tileserver.errors import BadRequest, UnsupportedOutput
 from tileserver.protocol import RenderOptions
+from tileserver.styles.colours import Colour
 
 Bytes = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
+Ramp = tuple[tuple[float, str], ...]  # values with colours such as #d94801
+_RAMP_COLOURS = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,14 @@ class Picture:
     """8-bit ``colours`` (1 or 3, height, width) and ``alpha`` (height, width), None where all is opaque.
     They may be the function's own arrays: nobody writes into them.
 
-    With a ``palette`` (256, 4), RGBA, the single colour band holds indices into it.
+    With a ``palette`` (256, 4), RGBA, the single colour band holds indices into it. ``ramp`` says which
+    values of a single band have which colours.
     """
 
     colours: Bytes
     alpha: Bytes | None = None
     palette: Bytes | None = None
+    ramp: Ramp = ()
 
     @property
     def empty(self) -> bool:
@@ -80,17 +85,19 @@ def raster(value: NDArray[Any], nodata: float | None) -> Raster:
 
 
 def picture(data: Raster, options: RenderOptions) -> Picture:
-    """Colours by the value rules, ``rescale`` and ``colormap``.
+    """Colours by the value rules, ``rescale`` and ``colormap``, or by ``stops``.
 
     A colormap is looked up by the 8-bit value, so data that isn't uint8 usually wants ``rescale`` too.
 
     :raises UnsupportedOutput: when ``rescale`` or ``colormap`` don't fit the number of bands.
     """
     bands, colours = data.bands, data.colours
-    if options.colormap is not None and colours > 1:
+    if (options.colormap is not None or options.stops) and colours > 1:
         raise UnsupportedOutput(
             f"Result serialization failed: colormap needs one band, the result has {len(bands)}"
         )
+    if options.stops:
+        return _between_stops(data, options.stops)
     ranges = _ranges(options.rescale, len(bands), colours)
     if bands.dtype == np.uint8 and not options.rescale:
         shades = bands
@@ -101,7 +108,40 @@ def picture(data: Raster, options: RenderOptions) -> Picture:
         opaque = np.uint8(255) if alpha is None else alpha
         alpha = np.where(data.hidden, np.uint8(0), opaque)
     palette = None if options.colormap is None else colormap(options.colormap)
-    return Picture(shades[:colours], alpha, palette)
+    ramp = _ramp(ranges[0] or _limits_shown(bands.dtype), palette) if colours == 1 else ()
+    return Picture(shades[:colours], alpha, palette, ramp)
+
+
+def _between_stops(data: Raster, stops: tuple[tuple[float, ...], ...]) -> Picture:
+    """Each pixel's colour between those of the nearest stops; beyond the last ones, theirs."""
+    table = np.array(stops)
+    values = np.nan_to_num(data.bands[0].astype(np.float64))
+    rgba = np.stack([np.interp(values, table[:, 0], 255.0 * part) for part in table[:, 1:].T])
+    if len(data.bands) > 1:
+        rgba[3] *= _shade(data.bands[1], None) / 255.0
+    if data.hidden is not None:
+        rgba[3][data.hidden] = 0.0
+    shades: Bytes = np.rint(rgba).astype(np.uint8)
+    opaque = (shades[3] == 255).all()
+    ramp = tuple((stop[0], Colour(*stop[1:]).css) for stop in stops)
+    return Picture(shades[:3], None if opaque else shades[3], ramp=ramp)
+
+
+def _ramp(limits: tuple[float, float], palette: Bytes | None) -> Ramp:
+    """The colours along a range of values: all shades of grey, or some of a palette's."""
+    if palette is None:
+        return ((limits[0], "#000000"), (limits[1], "#ffffff"))
+    places = np.linspace(0.0, 1.0, _RAMP_COLOURS)
+    chosen = palette[np.rint(places * 255).astype(int)] / 255
+    values = limits[0] + places * (limits[1] - limits[0])
+    return tuple(
+        (round(float(value), 10), Colour(*(float(part) for part in colour)).css)
+        for value, colour in zip(values, chosen, strict=True)
+    )
+
+
+def _limits_shown(dtype: np.dtype[Any]) -> tuple[float, float]:
+    return (0.0, 255.0) if dtype == np.uint8 else _limits(dtype)
 
 
 def coloured(image: Picture) -> Picture:

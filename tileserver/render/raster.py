@@ -44,7 +44,8 @@ def picture(found: Classified, row: Format, job: Job) -> tuple[bytes, Facts]:
     """A raster, features or an encoded image as a picture.
 
     Encoded images are sent as they are unless another format is asked for by name, or a tile needs them
-    elsewhere or at another size. Facts: ``bounds`` in degrees where known, ``empty`` when nothing is visible.
+    elsewhere or at another size. Facts: ``bounds`` in degrees where known, ``empty`` when nothing is visible,
+    ``ramp`` with the colours that a single band's values have.
 
     :raises UnsupportedOutput: for arrays that aren't pictures, options that don't fit the number of bands,
         and tiles with a side over ``max_tile_pixels``.
@@ -60,7 +61,9 @@ def picture(found: Classified, row: Format, job: Job) -> tuple[bytes, Facts]:
             media_type = row.media_type if named else found.media_type
             return found.value, {"media_type": media_type, **_bounds(found)}
         found = _decoded(found)
-    return _encoded(pixels.picture(_placed(found, job), job.options), row, _bounds(found, job))
+    image = pixels.picture(_placed(found, job), job.options)
+    facts = _bounds(found, job)
+    return _encoded(image, row, {**facts, "ramp": image.ramp} if image.ramp else facts)
 
 
 def transparent(row: Format, job: Job) -> bytes:
@@ -181,6 +184,7 @@ def _sendable(found: Classified, row: Format, job: Job) -> bool:
         (named and found.media_type != written)
         or options.rescale
         or options.colormap
+        or options.stops
         or options.nodata is not None
     ):
         return False
@@ -298,7 +302,7 @@ def _geotiff(
     if min(width, height) >= 512:
         profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     if bounds is not None:
-        profile |= {"transform": warp.transform(bounds, width, height), "crs": crs}
+        profile |= {"transform": warp.north_up(bounds, width, height), "crs": crs}
     with (
         warnings.catch_warnings(),
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),

@@ -29,7 +29,7 @@ from tileserver.render.mvt.grid import Grid
 from tileserver.render.mvt.layer import layer
 from tileserver.render.mvt.paths import lines, points
 from tileserver.render.mvt.polygons import polygons
-from tileserver.render.plain import distinct, names
+from tileserver.render.summary import summary
 
 LAYER: Final = "udf"
 
@@ -37,15 +37,18 @@ LAYER: Final = "udf"
 def mvt(found: Classified, row: Format, job: Job) -> tuple[bytes, dict[str, Any]]:
     """The layer ``udf``; no bytes when nothing of the frame lies in the buffered tile.
 
-    Facts: ``bounds`` of the whole frame, ``fields`` with the TileJSON type of each property, ``empty``.
+    Facts: ``bounds`` of the whole frame, ``fields`` with the TileJSON type of each property, ``families`` of
+    its geometry, ``empty``; and a ``summary`` of the properties where the job asks for it.
 
     :raises UnsupportedOutput: without a tile and without bounds to find one from.
     """
     grid = Grid(_tile(job), job.options.extent, job.options.buffer)
     frame: gpd.GeoDataFrame = found.value
     shown = tile_features(frame.geometry, grid)
-    table = _attributes(frame)
-    facts = {**features.facts(frame), "fields": _fields(table)}
+    table = features.attributes(frame)
+    facts = {**features.facts(frame), "fields": _fields(table), "families": features.families(frame)}
+    if job.options.summary:
+        facts["summary"] = summary(table)
     if not len(shown.rows):
         return b"", {**facts, "empty": True}
     ids = _ids(table)
@@ -118,13 +121,6 @@ def _box(value: Json) -> tiles.Bounds | None:
 
 
 # Attributes
-
-
-def _attributes(frame: gpd.GeoDataFrame) -> pd.DataFrame:
-    """The columns that become properties: all without geometry, by distinct names."""
-    kept = [index for index, kind in enumerate(frame.dtypes) if kind.name != "geometry"]
-    table = pd.DataFrame(frame).iloc[:, kept]
-    return table.set_axis(distinct(names(table)), axis="columns")
 
 
 def _fields(table: pd.DataFrame) -> dict[str, features.FieldType]:

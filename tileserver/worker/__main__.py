@@ -32,7 +32,12 @@ _PRELOADED = (
     *("numpy", "numpy.ma", "pandas", "geopandas", "shapely", "pyproj", "pyarrow", "pyarrow.parquet"),
     *("pyogrio", "rasterio", "rasterio.warp", "rasterio.io", "rio_tiler.io", "rio_tiler.colormap"),
     *("xarray", "rioxarray", "PIL.Image", "mercantile", "encodings.idna"),
-    *("tileserver.worker.runner", "tileserver.worker.sources", "tileserver.render.raster"),
+    *(
+        "tileserver.worker.runner",
+        "tileserver.worker.sources",
+        "tileserver.render.raster",
+        "tileserver.raster",
+    ),
     *("tileserver.render.drawing", "tileserver.render.table", "tileserver.render.vector_tile"),
     *("tileserver.render.document", "tileserver.render.classify"),
 )

@@ -1,57 +1,43 @@
 """A canvas of premultiplied colours, and how what is painted later comes over it.
 
-Where several things of one coat cover a pixel, each dims all below it by what it hides: the shares that stay
-visible are products, so sums of logarithms, and no pixel is touched twice. Nothing is rounded to 8 bits
-before the end, so a hundred faint layers add up.
+What lies over one another is one value: the colour that it adds, and the share of all below that it hides.
+So a stack of things of one coat is put together in pairs, pairs of pairs and so on, and no pixel of the canvas
+is touched twice. Nothing is rounded to 8 bits before the end, so a hundred faint layers add up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 Index = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 
 # What an opaque thing lets through: nothing that could be seen, but a number with a logarithm.
 _LEAST: Final = 1e-9
+# What lets through less hides what is below it.
+_HIDDEN: Final = 1 / 1024
 
 
 # Pixels, and how much of each is covered; or one picture after the other, rows of coverage by their numbers.
 Cover = tuple[Index, Floats, Index | None]
 
 
-class Layer(NamedTuple):
-    """Colours (premultiplied, (4,) or (n, 4)) that cover cells so far; ``inks`` are the colours' numbers."""
-
-    coverage: Floats
-    inks: Index
-    colours: Floats
-
-    def taken(self, order: Index) -> Layer:
-        inks = self.inks if self.colours.ndim == 1 else self.inks[order]
-        return Layer(self.coverage[order], inks, self.colours)
-
-    def channel(self, number: int) -> Floats:
-        if self.colours.ndim == 1:
-            values = self.colours[number]
-        else:
-            values = self.colours[:, number][self.inks]
-        shares: Floats = self.coverage * values
-        return shares
-
-
 class Canvas:
-    """Pixels of red, green, blue and alpha, first all transparent."""
+    """Pixels of red, green, blue and alpha, first those of ``below`` (4, height, width), or all transparent."""
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, below: Pixels | None = None) -> None:
         self.width = width
         self.height = height
         self._colours = np.zeros((4, width * height), np.float32)
+        if below is not None:
+            np.divide(below.reshape(4, -1), 255, out=self._colours, casting="unsafe")
+            self._colours[:3] *= self._colours[3]
 
     def flat(self, batches: Iterable[Cover], colour: Floats, border: int = 0) -> None:
         """Blend cells of one colour (premultiplied); as they are alike, their order makes no difference.
@@ -70,34 +56,16 @@ class Canvas:
         pure = (colour / max(colour[3], _LEAST)).astype(np.float32)
         self._colours += pure[:, None] * left
 
-    def each(self, pixels: Index, layers: Sequence[Layer], border: int = 0) -> None:
-        """Blend cells in their order. The layers of a cell are side by side in it, not over one another.
+    def each(self, pixels: Index, colours: Singles) -> None:
+        """Blend cells (their colours (n, 4) premultiplied by how much they cover) in their order."""
+        pixels, colours = stacked(pixels, colours)
+        self._colours[:, pixels] = self._colours[:, pixels] * (1 - colours[:, 3]) + colours.T
 
-        :param border: as of ``flat``.
-        """
-        if not len(pixels):
-            return
-        # The sort of plain numbers is many times as fast as one of indices.
-        keys = (pixels.astype(np.uint64) << np.uint64(32)) | np.arange(len(pixels), dtype=np.uint64)
-        keys.sort()
-        order = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        places = (keys >> np.uint64(32)).astype(np.int64)
-        layers = [layer.taken(order) for layer in layers]
-        begins = np.flatnonzero(np.diff(places, prepend=-1))
-        sizes = np.diff(begins, append=len(places))
-        through = np.log(np.maximum(1 - sum(layer.channel(3) for layer in layers), _LEAST))
-        sums = np.cumsum(through)
-        last = sums[begins + sizes - 1]
-        seen = np.exp(np.repeat(last, sizes) - sums)
-        left = np.exp(last - sums[begins] + through[begins])
-        rows, columns = np.divmod(places[begins], self.width + 2 * border)
-        rows -= border
-        columns -= border
-        inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
-        where = (rows * self.width + columns)[inside]
-        for number, values in enumerate(self._colours):
-            ink = sum(layer.channel(number) for layer in layers)
-            values[where] = values[where] * left[inside] + np.add.reduceat(seen * ink, begins)[inside]
+    def over(self, front: Front) -> None:
+        """Blend what has been collected."""
+        colours = front.colours
+        self._colours *= 1 - colours[3]
+        self._colours += colours
 
     def straight(self) -> Pixels:
         """RGBA (4, height, width) with straight alpha."""
@@ -106,6 +74,87 @@ class Canvas:
         levels = np.empty((4, len(alpha)), np.uint8)
         # Adding a half and cutting off rounds what is not negative.
         levels[:3] = np.minimum(rgba + 0.5, 255)
-        levels[3] = alpha * 255 + 0.5
+        levels[3] = np.minimum(alpha * 255 + 0.5, 255)
         levels[:3, levels[3] == 0] = 0
         return levels.reshape(4, self.height, self.width)
+
+
+class Front:
+    """What lies over a canvas, collected from the front to the back: what is hidden need not be painted.
+
+    :param border: pixels are those of a canvas that is wider by this on every side.
+    """
+
+    def __init__(self, canvas: Canvas, border: int) -> None:
+        self.pitch = canvas.width + 2 * border
+        self._border, self._size = border, (canvas.height, canvas.width)
+        self._colours = np.zeros(((canvas.height + 2 * border) * self.pitch, 4), np.float32)
+        # Nothing of the border is seen.
+        self._colours[:, 3] = 1
+        self._inner[..., 3] = 0
+
+    @property
+    def _inner(self) -> Singles:
+        height, width = self._size
+        wide = self._colours.reshape(-1, self.pitch, 4)
+        found: Singles = wide[self._border : self._border + height, self._border : self._border + width]
+        return found
+
+    @property
+    def colours(self) -> Singles:
+        """Premultiplied (4, pixels of the canvas)."""
+        return np.ascontiguousarray(self._inner.reshape(-1, 4).T)
+
+    def hidden(self, reach: int) -> NDArray[np.bool_]:
+        """The pixels of which nothing is seen, nor of any that is not further away than this along both
+        axes."""
+        left = 1 - self._colours[:, 3].reshape(-1, self.pitch)
+        for seen in (left, left.T):
+            # The largest of a window, from the largest of smaller ones.
+            width, wanted = 1, 2 * reach + 1
+            while width < wanted:
+                step = min(width, wanted - width)
+                np.maximum(seen[:-step], seen[step:], out=seen[:-step])
+                width += step
+            seen[reach:] = seen[: len(seen) - reach].copy()
+            seen[:reach] = 1
+        return left.ravel() < _HIDDEN
+
+    def behind(self, pixels: Index, colours: Singles) -> None:
+        """Put cells behind all that is there, the last of them in front."""
+        pixels, colours = stacked(pixels, colours)
+        there = self._colours.take(pixels, axis=0)
+        colours *= 1 - there[:, 3:]
+        there += colours
+        self._colours[pixels] = there
+
+
+def stacked(pixels: Index, colours: Singles) -> tuple[Index, Singles]:
+    """Each pixel once, ascending, with all its cells over one another in their order."""
+    # The sort of plain numbers is many times as fast as one of indices.
+    keys = (pixels.astype(np.uint64) << np.uint64(32)) | np.arange(len(pixels), dtype=np.uint64)
+    keys.sort()
+    places = (keys >> np.uint64(32)).astype(np.int64)
+    keys &= np.uint64(0xFFFFFFFF)
+    colours = colours.take(keys.astype(np.int64), axis=0)
+    begins = np.flatnonzero(np.diff(places, prepend=-1))
+    pixels = places[begins]
+    sizes = np.diff(begins, append=len(places))
+    while len(pixels) < len(colours):
+        # Of each stack the first, third, ... cell, and above it the one that follows, if there is one.
+        half = (sizes + 1) >> 1
+        starts = np.cumsum(half) - half
+        lower = np.arange(int(starts[-1] + half[-1]))
+        lower *= 2
+        lower += np.repeat(begins - 2 * starts, half)
+        paired = np.ones(len(lower), np.bool_)
+        paired[(starts + half - 1)[(sizes & 1) == 1]] = False
+        which = np.flatnonzero(paired)
+        upper = colours.take(lower[which] + 1, axis=0)
+        colours = colours.take(lower, axis=0)
+        below = colours.take(which, axis=0)
+        below *= 1 - upper[:, 3:]
+        below += upper
+        colours[which] = below
+        begins, sizes = starts, half
+    return pixels, colours

@@ -1,6 +1,6 @@
 """Geometry in pixels as flat arrays, and the vertices of it that nobody would miss.
 
-Rows are those of the frame that the geometry comes from; they ascend.
+Rows say whose each is; they ascend.
 """
 
 from __future__ import annotations
@@ -139,21 +139,6 @@ def joined(several: Sequence[Paths]) -> Paths:
         return filled[0] if filled else NO_PATHS
     both = Paths(*(np.concatenate(column) for column in zip(*filled, strict=True)))
     return both.taken(np.argsort(both.rows, kind="stable"))
-
-
-def together(several: Sequence[Shapes]) -> Shapes:
-    """All of these, in the order of their rows."""
-    filled = [one.points for one in several if len(one.points.rows)] or [NO_POINTS]
-    points = filled[0]
-    if len(filled) > 1:
-        x, y, rows = (np.concatenate(column) for column in zip(*filled, strict=True))
-        order = np.argsort(rows, kind="stable")
-        points = Points(x[order], y[order], rows[order])
-    return Shapes(
-        points,
-        joined([one.lines for one in several]),
-        joined([one.rings for one in several]),
-    )
 
 
 _NO_ROWS: Final = np.zeros(0, np.int64)

@@ -8,24 +8,21 @@ an arc. So an outline winds around no place less than once that its line covers,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tileserver.render.ink.cells import Edges, Floats, Index
 from tileserver.render.ink.shapes import Paths
-
-Cap = Literal["butt", "round"]
-Join = Literal["miter", "round"]
+from tileserver.render.paint import Cap, Join
 
 # Arcs are polygons, and shallow ones a point, that are no further than this from it, in pixels.
 _ROUND: Final = 0.06
-_MITER_LIMIT: Final = (
-    2.0  # MapLibre's default: longest miter as a share of the width; longer ones are cut off
-)
+# MapLibre's default: the longest miter as a share of the width; longer ones are cut off.
+_MITER_LIMIT: Final = 2.0
 _SHORTEST: Final = 1e-6  # pixels; a shorter segment has no direction
-_DENSEST: Final = 0.5  # pixels; dashes that repeat within less are seen as a line
+_DENSEST: Final = 0.5  # pixels; dashes never repeat within less
 
 
 class Segments(NamedTuple):
@@ -124,25 +121,27 @@ def _kept(found: Segments, kept: NDArray[np.bool_]) -> Segments:
     )
 
 
-def dashed(found: Segments, pattern: Sequence[float]) -> Segments:
-    """The segments in pieces: lengths in pixels that are drawn and left out in turn, from a line's start."""
+def dashed(found: Segments, pattern: Sequence[float], widths: Floats) -> Segments:
+    """The segments in pieces: from a line's start, as many of its widths, by item, as the pattern says are
+    drawn and left out in turn."""
     steps = np.array([*pattern, *pattern] if len(pattern) % 2 else pattern, np.float64)
-    period = float(steps.sum())
-    if period < _DENSEST or not len(found.items):
+    whole = float(steps.sum())
+    if whole <= 0 or not len(found.items):
         return found
+    unit = np.maximum(widths, _DENSEST / whole)[found.items]
     offsets = np.cumsum(steps) - steps
     drawn, gaps = offsets[::2], steps[::2]
-    lengths = found.lengths
+    lengths, period = found.lengths, whole * unit
     begin, end = found.begin, found.begin + lengths
     first = np.floor(begin / period).astype(np.int64)
     count = (np.floor(end / period).astype(np.int64) - first + 1) * len(drawn)
     owner = np.repeat(np.arange(len(count)), count)
     dash = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count) + first[owner] * len(drawn)
-    start = dash // len(drawn) * period + drawn[dash % len(drawn)]
-    stop = start + gaps[dash % len(drawn)]
+    start = (dash // len(drawn) * whole + drawn[dash % len(drawn)]) * unit[owner]
+    stop = start + gaps[dash % len(drawn)] * unit[owner]
     low, high = np.maximum(start, begin[owner]), np.minimum(stop, end[owner])
     kept = high > low
-    owner, dash, low, high, start, stop = (part[kept] for part in (owner, dash, low, high, start, stop))
+    owner, dash, low, high = (part[kept] for part in (owner, dash, low, high))
     share = np.stack([low - begin[owner], high - begin[owner]]) / lengths[owner]
     run_x, run_y = (found.x1 - found.x0)[owner], (found.y1 - found.y0)[owner]
     # A dash goes on over a vertex when the next piece, of the segment that follows, is of the same dash.
@@ -200,7 +199,7 @@ def outlines(found: Segments, halves: Floats, *, join: Join, cap: Cap) -> Edges:
         centre, within = end[:, one[loose]], inner[loose]
         edges.append(corners.ending(centre).along(side, within))
         edges.append(corners.beginning(centre).along(side, within))
-        if join == "miter":
+        if join != "round":
             edges.append(corners.along(side, ~within))
         else:
             around = corners.along(1.0, ~within)
@@ -209,8 +208,15 @@ def outlines(found: Segments, halves: Floats, *, join: Join, cap: Cap) -> Edges:
     for tips, middles, reach in ((found.after < 0, end, across), (found.before < 0, start, -across)):
         where = np.flatnonzero(tips)
         lid = _Lines((middles + reach)[:, where], (middles - reach)[:, where], found.items[where])
-        half_turn = np.full(len(where), -np.pi)
-        edges.append(lid if cap == "butt" else _arcs(lid, middles[:, where], half_turn, half[where]))
+        if cap == "round":
+            half_turn = np.full(len(where), -np.pi)
+            edges.append(_arcs(lid, middles[:, where], half_turn, half[where]))
+        elif cap == "square":
+            out = np.stack([reach[1], -reach[0]])[:, where]
+            far, back = lid.start + out, lid.end + out
+            edges += [lid.ending(far), _Lines(far, back, lid.items), lid.beginning(back)]
+        else:
+            edges.append(lid)
     from_, to, items = (np.concatenate(column, axis=-1) for column in zip(*edges, strict=True))
     return Edges(from_[0], from_[1], to[0], to[1], items)
 

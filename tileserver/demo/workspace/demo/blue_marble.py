@@ -1,5 +1,6 @@
 import fused
-from grid import located, read
+
+from tileserver import raster
 
 WORLD = [-180, -85.0511, 180, 85.0511]
 
@@ -11,5 +12,4 @@ def udf(bounds: fused.types.Bounds = None, size: int = 256):
     NASA's Blue Marble, read from a Cloud Optimized GeoTIFF. A map asks for one tile after another and
     gives its bounds; without bounds it is the whole Earth. `size` is the width in pixels.
     """
-    image = read("data/blue_marble.tif", bounds or WORLD, size)
-    return located(image.data, image)
+    return raster.read("data/blue_marble.tif", bounds or WORLD, size, resampling="cubic")

@@ -1,7 +1,8 @@
 import fused
 import numpy as np
-from grid import located, read
 from rio_tiler.colormap import cmap
+
+from tileserver import raster
 
 AREA = [-84.4137, 36.4463, -84.0780, 36.7329]
 # Metres that get the first and the last colour, in every tile the same. The lowest place here is at
@@ -27,20 +28,16 @@ def udf(
         return None  # nothing here: a transparent tile
 
     # One pixel more on each side, so that slopes at the edge of a tile continue in the next one.
-    image = read("data/jacksboro_dem.tif", [west, south, east, north], size, buffer=1)
-    elevation = image.array[0].astype("float32").filled(np.nan)
-
-    # Web Mercator stretches towards the poles: its metres are longer than those on the ground.
-    pixel = (image.bounds.right - image.bounds.left) / image.width
-    pixel *= np.cos(np.radians((south + north) / 2))
-    shade = hillshade(elevation, pixel, azimuth, altitude)
+    dem = raster.read("data/jacksboro_dem.tif", bounds or AREA, size, resampling="cubic", buffer=1)
+    elevation = dem.array[0].astype("float32").filled(np.nan)
+    shade = hillshade(elevation, dem.pixel_size, azimuth, altitude)
 
     known = np.isfinite(shade)
     colors = np.array([cmap.get(colormap)[index] for index in range(256)])
     height = np.where(known, (elevation - LOWEST) / (HIGHEST - LOWEST), 0).clip(0, 1)
     rgba = colors[(height * 255).astype(int)] * np.where(known, shade, 0)[..., None]
     rgba[..., 3] = known * 255
-    return located(rgba.clip(0, 255).astype("uint8").transpose(2, 0, 1), image, buffer=1)
+    return dem.with_array(rgba.clip(0, 255).astype("uint8").transpose(2, 0, 1)).cropped(1)
 
 
 def hillshade(elevation: np.ndarray, pixel: float, azimuth: float, altitude: float) -> np.ndarray:

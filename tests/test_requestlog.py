@@ -1,0 +1,94 @@
+"""Lines of requests: written behind, in order, none lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from tileserver import requestlog
+from tileserver.requestlog import Line, RequestLog
+
+
+class Written:
+    """What a log has written; waits for ``gate`` before it takes anything."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.dropped = 0
+        self.threads: set[str] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, lines: Sequence[Line], dropped: int) -> None:
+        self.gate.wait(10)
+        self.threads.add(threading.current_thread().name)
+        self.lines.extend(lines)
+        self.dropped += dropped
+
+
+def test_lines_keep_their_order_and_none_is_lost() -> None:
+    """Whatever was noted before the end is there after it, written by another thread."""
+    written = Written()
+    log = RequestLog(written)
+    for number in range(20_000):
+        log.note({"route": "tile"}, {"id": number})
+    log.close()
+
+    assert [line.facts["id"] for line in written.lines] == list(range(20_000))
+    assert "request-log" in written.threads
+
+
+def test_a_log_that_was_closed_goes_on() -> None:
+    """What ends after the log was written out is told, too."""
+    written = Written()
+    log = RequestLog(written)
+    for number in range(3):
+        log.note({}, {"id": number})
+        log.close()
+
+    assert [line.facts["id"] for line in written.lines] == [0, 1, 2]
+
+
+def test_a_slow_reader_costs_lines_and_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded; requests go on."""
+    monkeypatch.setattr(requestlog, "_MOST", 10)
+    written = Written()
+    written.gate.clear()
+    log = RequestLog(written)
+    for number in range(100):
+        log.note({}, {"id": number})
+    written.gate.set()
+    log.close()
+
+    assert len(written.lines) + written.dropped == 100
+    assert written.dropped >= 80
+
+
+PROGRAM = """
+import sys
+from tileserver.requestlog import RequestLog
+from tileserver.telemetry import configure_logging, write_requests
+configure_logging(sys.argv[1])
+log = RequestLog(write_requests)
+for number in range(1000):
+    log.note({"route": "tile", "udf": "a b"}, {"ms": 1.5, "id": str(number)})
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_program_that_ends_has_written_its_lines(form: str) -> None:
+    """At a normal end, without being asked to; in the form of all other lines."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, form], capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+
+    assert len(lines) == 1000
+    if form == "json":
+        first = json.loads(lines[0])
+        assert list(first) == ["time", "level", "event", "route", "udf", "ms", "id"]
+    else:
+        assert lines[-1][8:] == ' info request route=tile udf="a b" ms=1.5 id=999'

@@ -1,0 +1,326 @@
+"""Stored results answered on the event loop, in front of the application that can do everything.
+
+``at_once`` decides access, finds the record and answers, without a task, a thread or a worker. What it can't
+answer like that (a miss, an error, a page, anything odd) goes to the wrapped application unchanged, so that
+rules stand in one place: this module only remembers what they came to, for as long as nothing they go by has
+changed. Access is asked at every request whether anything of it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple, TypeVar
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tileserver import answers, pipeline
+from tileserver.access import Credentials, Grant
+from tileserver.answers import Asked, Choice, Pair, Terms
+from tileserver.cache import Cache, Head
+from tileserver.canvas import Canvas
+from tileserver.coding import Coder
+from tileserver.edge import Manners, Observe, Pairs, line_facts, new_id, of_the_request
+from tileserver.errors import TileServerError
+from tileserver.loading import foreign_names
+from tileserver.params import Call, parse_query
+from tileserver.paths import readings
+from tileserver.pipeline import Doors, Target
+from tileserver.requestlog import RequestLog
+from tileserver.requests import SESSION, segments
+
+log = logging.getLogger("tileserver")
+
+_PLATFORM: Final = "/server/v1/realtime-shared"
+_PLANS: Final = 8192  # requests that are remembered
+_LONGEST: Final = 2048  # bytes of an address that is remembered
+_ANSWERS: Final = 8  # forms of one answer that are remembered: codings, origins
+_NOBODY: Final = b""
+
+_T = TypeVar("_T")
+
+
+class Block(NamedTuple):
+    """Header fields, and how they are written in an answer."""
+
+    fields: tuple[Pair, ...]
+    text: bytes
+
+    @classmethod
+    def of(cls, fields: list[Pair]) -> Block:
+        return cls(tuple(fields), written(fields))
+
+
+def written(fields: list[Pair] | tuple[Pair, ...]) -> bytes:
+    """Fields as they stand in an answer (HTTP/1.1)."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+class Reply(NamedTuple):
+    """A whole answer. ``lasting`` are those of its fields that many answers have alike."""
+
+    status: int
+    lasting: Block
+    passing: tuple[Pair, ...]
+    body: bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [*self.lasting.fields, *self.passing]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+class _Asks(NamedTuple):
+    """What makes two requests ask for the same: where and how, and what the caller shows (as a digest)."""
+
+    path: bytes
+    query: bytes
+    as_page: bool
+    shown: bytes
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What the rules came to for one request, and what they went by; it ``lasts`` where that is all in the
+    database and in the canvas's folder."""
+
+    grant: Grant
+    version: tuple[int, int]
+    canvas: Canvas
+    udf: str
+    key: str
+    route: str
+    terms: Terms
+    about: Mapping[str, object]
+    lasts: bool
+    blocks: dict[tuple[Choice, Pairs], tuple[str, float, Block]] = field(default_factory=dict)
+
+
+class Front:
+    """Wraps an application. ``doors`` gives what a request needs, or None as long as nothing is open;
+    ``manners``, ``requests`` and ``observe`` are those of the application's own edge."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        doors: Callable[[], Doors | None],
+        coder: Coder,
+        manners: Manners,
+        requests: RequestLog,
+        observe: Observe,
+    ) -> None:
+        self.app = app
+        self._doors = doors
+        self._coder = coder
+        self._manners = manners
+        self._requests = requests
+        self._observe = observe
+        self._plans: dict[_Asks, _Plan] = {}
+        self._salt = secrets.token_bytes(16)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = self.at_once(scope) if scope["type"] == "http" else None
+        await (reply or self.app)(scope, receive, send)
+
+    def at_once(self, scope: Scope) -> Reply | None:
+        """The answer to a request that can be answered now; None for all others."""
+        try:
+            return self._answer(scope)
+        except (TileServerError, _Waits):
+            return None  # whoever answers it says why
+        except Exception:  # a fault here may cost speed, and never an answer
+            log.exception("internal error in front of the application")
+            return None
+
+    def _answer(self, scope: Scope) -> Reply | None:
+        started = time.perf_counter()
+        doors = self._doors()
+        if doors is None or scope["method"] not in ("GET", "HEAD") or scope.get("root_path"):
+            return None
+        fields = dict(scope["headers"])
+        if len(fields) != len(scope["headers"]) or b"fused-recursion" in fields:
+            return None
+        if scope.get("state", {}).get("refusal"):
+            return None
+        if not self._manners.allows_host(fields.get(b"host", b"").decode("latin-1")):
+            return None
+        plan = self._plan(scope, fields, doors)
+        if plan is None:
+            return None
+        accessed = time.perf_counter()
+        asked = Asked(scope["method"], fields)
+        found = self._found(asked, plan, doors.cache)
+        if found is None:
+            return None
+        head, choice, body = found
+        cached = time.perf_counter()
+        origin = fields.get(b"origin")
+        cors = self._manners.cors(scope["path"], None if origin is None else origin.decode("latin-1"))
+        lasting = self._block(plan, head, choice, cors)
+        size = head.size if body is None or choice.coding is None else len(body)
+        now = time.perf_counter()
+        timings = {
+            "access": 1000 * (accessed - started),
+            "cache": 1000 * (cached - accessed),
+            "total": 1000 * (now - started),
+        }
+        request_id = new_id()
+        passing = (
+            *answers.passing_fields(head, plan.terms, choice, size, time.time()),
+            *of_the_request(request_id, timings),
+        )
+        self._requests.note(plan.about, line_facts(choice.status, "hit", timings, request_id))
+        sent = answers.part(asked, choice, body or b"")
+        self._observe(plan.route, choice.status, "hit", now - started, len(sent))
+        return Reply(choice.status, lasting, passing, sent)
+
+    # -- what is asked for
+
+    def _plan(self, scope: Scope, fields: Mapping[bytes, bytes], doors: Doors) -> _Plan | None:
+        """What the rules come to, remembered from the last such request where that still holds."""
+        path = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+        shown = self._digest(scope, fields)
+        asks = _Asks(path, scope["query_string"], b"text/html" in fields.get(b"accept", b""), shown)
+        method = scope["method"]
+        plan = self._plans.get(asks)
+        if (
+            plan is None
+            or not doors.access.holds(plan.grant, plan.version)
+            or not doors.catalog.holds(plan.canvas, plan.udf)
+        ):
+            plan = self._made(asks, scope, fields, doors)
+            if plan is not None and plan.lasts and len(path) + len(asks.query) <= _LONGEST:
+                self._remember(asks, plan)
+        if plan is not None and plan.about["method"] != method:
+            plan.about = {**plan.about, "method": method}
+        return plan
+
+    def _digest(self, scope: Scope, fields: Mapping[bytes, bytes]) -> bytes:
+        """What stands for the caller's credential and address, where a credential is shown."""
+        authorization = fields.get(b"authorization")
+        if authorization is None:
+            return _NOBODY
+        address = repr(scope.get("client")).encode()
+        return hashlib.blake2b(authorization + b"\n" + address, key=self._salt, digest_size=16).digest()
+
+    def _remember(self, asks: _Asks, plan: _Plan) -> None:
+        self._plans.pop(asks, None)
+        if len(self._plans) >= _PLANS:
+            del self._plans[next(iter(self._plans))]
+        self._plans[asks] = plan
+
+    def _made(self, asks: _Asks, scope: Scope, fields: Mapping[bytes, bytes], doors: Doors) -> _Plan | None:
+        """Ask the rules.
+
+        :raises TileServerError: for what they refuse.
+        :raises _Waits: for what they have to wait for.
+        """
+        path = asks.path.decode("latin-1")
+        candidates = readings(segments(path.removeprefix(_PLATFORM)))
+        if not candidates or candidates[0].kind != "token":
+            return None
+        reading = candidates[0]
+        result = reading.result()
+        version = doors.access.version()
+        query = parse_query(asks.query)
+        last = dict(query)
+        client = scope.get("client")
+        authorization = fields.get(b"authorization")
+        credentials = Credentials(
+            authorization=None if authorization is None else authorization.decode("latin-1"),
+            session_token=last.get(SESSION),
+            address=client[0] if client else None,
+            counts=False,
+        )
+        grant = doors.access.grant(reading.share, credentials)
+        if result is None or (reading.name is None and grant.udf is None):
+            return None
+        route, address = result
+        if address.tile is None and asks.as_page:
+            address = replace(address, page=True)
+        named = _now(pipeline.named(Target(reading.share, reading.name, address), grant, query, doors))
+        canvas = doors.catalog.known(grant.canvas)
+        call = None if canvas is None or named.max_age == 0 else pipeline.settled_before(named, doors)
+        if canvas is None or call is None:
+            return None
+        return _Plan(
+            grant=grant,
+            version=version,
+            canvas=canvas,
+            udf=call.udf.name,
+            key=call.cache_key(),
+            route=route,
+            terms=Terms.of(call, grant, last.get("_v"), doors.settings.http_max_age),
+            about=_about(scope["method"], route, call),
+            lasts=not foreign_names(call.udf.name, canvas.bundle),
+        )
+
+    # -- what is there
+
+    def _found(self, asked: Asked, plan: _Plan, cache: Cache) -> tuple[Head, Choice, bytes | None] | None:
+        """The record, what is answered of it, and its body in the coding that was chosen, where there is need
+        of one."""
+        max_age = plan.terms.max_age
+        if answers.may_be_known(asked):
+            head = cache.head(plan.key, max_age)
+            if head is None or answers.is_missing(head, plan.terms):
+                return None
+            choice = answers.choose(asked, head)
+            if choice.status == 304 or (asked.method == "HEAD" and choice.coding is None):
+                cache.count_hit()
+                return head, choice, None
+        stored = cache.stored(plan.key, max_age)
+        if stored is None:
+            return None
+        head = stored.head
+        if answers.is_missing(head, plan.terms):
+            return None
+        choice = answers.choose(asked, head)
+        if choice.coding is None:
+            return head, choice, stored.encoded.body
+        coded = self._coder.at_once(stored, choice.coding)
+        return None if coded is None else (head, choice, coded)
+
+    def _block(self, plan: _Plan, head: Head, choice: Choice, cors: Pairs) -> Block:
+        """The fields that last as long as the record."""
+        like = (choice if choice.span is None else choice._replace(span=(0, 0)), cors)
+        known = plan.blocks.get(like)
+        if known is not None and known[0] == head.etag and known[1] == head.created:
+            return known[2]
+        fields = self._manners.dressed(answers.lasting_fields(head, plan.terms, choice, "hit"), cors)
+        block = Block.of(fields)
+        if len(plan.blocks) >= _ANSWERS:
+            plan.blocks.clear()
+        plan.blocks[like] = (head.etag, head.created, block)
+        return block
+
+
+def _about(method: str, route: str, call: Call) -> dict[str, object]:
+    about: dict[str, object] = {"method": method, "route": route, "canvas": call.udf.canvas}
+    about["udf"] = call.udf.name
+    if call.tile is not None:
+        about["tile"] = f"{call.tile.z}/{call.tile.x}/{call.tile.y}"
+    return about
+
+
+class _Waits(Exception):
+    """Something has to be waited for."""
+
+
+def _now(work: Coroutine[Any, Any, _T]) -> _T:
+    """What a coroutine returns that waits for nothing.
+
+    :raises _Waits: when it would; it goes no further then.
+    """
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    work.close()
+    raise _Waits
