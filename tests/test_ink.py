@@ -10,7 +10,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 
-from tileserver.render.ink import Paths, Points, Shapes, chosen, circles, coats, painted
+from tileserver.render.ink import Paths, Points, Shapes, chosen, coats, painted
 from tileserver.render.ink.shapes import NO_PATHS, NO_POINTS
 from tileserver.render.paint import Paint
 

@@ -24,11 +24,11 @@ class Paint:
     """One layer of a style. ``features`` are positions among the features that were asked about, first drawn
     first.
 
-    ``colour`` and ``stroke_colour`` are red, green, blue and opacity from 0 to 1, not multiplied: (n, 4) for n
-    features, or (4,) for all of them. Lengths, (n,) or one for all, are pixels: of the style (at scale 1) as
-    they are made, of the picture as they are painted. They are the ``width`` of a line, the ``radius`` of a
-    circle, and the ``stroke_width`` of the ring around it. ``dash`` counts widths of the line that are drawn
-    and left out in turn. What has a value that is no number, or no size, is not painted.
+    ``colour`` and ``stroke_colour`` are red, green, blue and opacity from 0 to 1, not multiplied: (n, 4) for
+    n features, or (4,) for all of them. Lengths, (n,) or one for all, are pixels: of the style (at scale 1)
+    as they are made, of the picture as they are painted. They are the ``width`` of a line, the ``radius`` of
+    a circle, and the ``stroke_width`` of the ring around it. ``dash`` counts widths of the line that are
+    drawn and left out in turn. What has a value that is no number, or no size, is not painted.
     """
 
     kind: Literal["fill", "line", "circle"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import shapely
@@ -60,7 +60,7 @@ class Placed(NamedTuple):
         return found
 
     def pixels(self, which: Index) -> tuple[Coordinates, Coordinates, Index]:
-        """x and y of the vertices of some, from the upper left corner, and how many each has."""
+        """Places along x and y of the vertices of some, from the upper left corner, and how many each has."""
         geometries = self.geometries[which]
         x, y = shapely.get_coordinates(geometries).T
         if self.lonlat:

@@ -1,8 +1,8 @@
 """A canvas of premultiplied colours, and how what is painted later comes over it.
 
 What lies over one another is one value: the colour that it adds, and the share of all below that it hides.
-So a stack of things of one coat is put together in pairs, pairs of pairs and so on, and no pixel of the canvas
-is touched twice. Nothing is rounded to 8 bits before the end, so a hundred faint layers add up.
+So a stack of things of one coat is put together in pairs, pairs of pairs and so on, and no pixel of the
+canvas is touched twice. Nothing is rounded to 8 bits before the end, so a hundred faint layers add up.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _HIDDEN: Final = 1 / 1024
 
 
 # Pixels, and how much of each is covered; or one picture after the other, rows of coverage by their numbers.
-Cover = tuple[Index, Floats, Index | None]
+Cover = tuple[Index, Floats | Singles, Index | None]
 
 
 class Canvas:
-    """Pixels of red, green, blue and alpha, first those of ``below`` (4, height, width), or all transparent."""
+    """Pixels of red, green, blue and alpha, all transparent, or those of ``below``."""
 
     def __init__(self, width: int, height: int, below: Pixels | None = None) -> None:
         self.width = width
@@ -63,7 +63,7 @@ class Canvas:
 
     def over(self, front: Front) -> None:
         """Blend what has been collected."""
-        colours = front.colours
+        colours = front.colours.T
         self._colours *= 1 - colours[3]
         self._colours += colours
 
@@ -81,52 +81,34 @@ class Canvas:
 
 class Front:
     """What lies over a canvas, collected from the front to the back: what is hidden need not be painted.
+    ``colours`` are premultiplied, (pixels, 4)."""
 
-    :param border: pixels are those of a canvas that is wider by this on every side.
-    """
-
-    def __init__(self, canvas: Canvas, border: int) -> None:
-        self.pitch = canvas.width + 2 * border
-        self._border, self._size = border, (canvas.height, canvas.width)
-        self._colours = np.zeros(((canvas.height + 2 * border) * self.pitch, 4), np.float32)
-        # Nothing of the border is seen.
-        self._colours[:, 3] = 1
-        self._inner[..., 3] = 0
-
-    @property
-    def _inner(self) -> Singles:
-        height, width = self._size
-        wide = self._colours.reshape(-1, self.pitch, 4)
-        found: Singles = wide[self._border : self._border + height, self._border : self._border + width]
-        return found
-
-    @property
-    def colours(self) -> Singles:
-        """Premultiplied (4, pixels of the canvas)."""
-        return np.ascontiguousarray(self._inner.reshape(-1, 4).T)
+    def __init__(self, width: int, height: int) -> None:
+        self.width = width
+        self.height = height
+        self.colours = np.zeros((height * width, 4), np.float32)
 
     def hidden(self, reach: int) -> NDArray[np.bool_]:
-        """The pixels of which nothing is seen, nor of any that is not further away than this along both
-        axes."""
-        left = 1 - self._colours[:, 3].reshape(-1, self.pitch)
+        """The pixels of which nothing is seen, nor of any that is not further away than this along both axes.
+        Of those that are as near to an edge all may be seen."""
+        left = 1 - self.colours[:, 3].reshape(self.height, self.width)
         for seen in (left, left.T):
             # The largest of a window, from the largest of smaller ones.
-            width, wanted = 1, 2 * reach + 1
+            width, wanted = 1, min(2 * reach + 1, len(seen))
             while width < wanted:
                 step = min(width, wanted - width)
                 np.maximum(seen[:-step], seen[step:], out=seen[:-step])
                 width += step
-            seen[reach:] = seen[: len(seen) - reach].copy()
-            seen[:reach] = 1
+            seen[reach:] = seen[: max(len(seen) - reach, 0)].copy()
+            seen[:reach] = seen[len(seen) - reach :] = 1
         return left.ravel() < _HIDDEN
 
     def behind(self, pixels: Index, colours: Singles) -> None:
-        """Put cells behind all that is there, the last of them in front."""
-        pixels, colours = stacked(pixels, colours)
-        there = self._colours.take(pixels, axis=0)
+        """Put cells, no two of a pixel, behind all that is there."""
+        there = self.colours.take(pixels, axis=0)
         colours *= 1 - there[:, 3:]
         there += colours
-        self._colours[pixels] = there
+        self.colours[pixels] = there
 
 
 def stacked(pixels: Index, colours: Singles) -> tuple[Index, Singles]:
