@@ -7,7 +7,7 @@ canvas is touched twice. Nothing is rounded to 8 bits before the end, so a hundr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -63,9 +63,9 @@ class Canvas:
 
     def over(self, front: Front) -> None:
         """Blend what has been collected."""
-        colours = front.colours.T
-        self._colours *= 1 - colours[3]
-        self._colours += colours
+        self._colours *= front.left
+        self._colours[:3] += front.colours
+        self._colours[3] += 1 - front.left
 
     def straight(self) -> Pixels:
         """RGBA (4, height, width) with straight alpha."""
@@ -81,17 +81,18 @@ class Canvas:
 
 class Front:
     """What lies over a canvas, collected from the front to the back: what is hidden need not be painted.
-    ``colours`` are premultiplied, (pixels, 4)."""
+    ``colours`` are premultiplied red, green and blue, ``left`` is the share of the canvas that is seen."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width = width
         self.height = height
-        self.colours = np.zeros((height * width, 4), np.float32)
+        self.colours = np.zeros((3, height * width), np.float32)
+        self.left = np.ones(height * width, np.float32)
 
     def hidden(self, reach: int) -> NDArray[np.bool_]:
         """The pixels of which nothing is seen, nor of any that is not further away than this along both axes.
         Of those that are as near to an edge all may be seen."""
-        left = 1 - self.colours[:, 3].reshape(self.height, self.width)
+        left = self.left.reshape(self.height, self.width).copy()
         for seen in (left, left.T):
             # The largest of a window, from the largest of smaller ones.
             width, wanted = 1, min(2 * reach + 1, len(seen))
@@ -103,12 +104,24 @@ class Front:
             seen[:reach] = seen[len(seen) - reach :] = 1
         return left.ravel() < _HIDDEN
 
-    def behind(self, pixels: Index, colours: Singles) -> None:
-        """Put cells, no two of a pixel, behind all that is there."""
-        there = self.colours.take(pixels, axis=0)
-        colours *= 1 - there[:, 3:]
-        there += colours
-        self.colours[pixels] = there
+    def behind(
+        self, pixels: Index, alpha: Singles, ends: Sequence[int], inks: Callable[[int], Singles]
+    ) -> None:
+        """Put runs of cells behind all that is there and one another. Within a run, which goes on to its end,
+        no two are of a pixel.
+
+        :param inks: gives premultiplied red, green or blue of the cells.
+        """
+        through = 1 - alpha
+        shares = np.empty_like(through)
+        start = 0
+        for stop in ends:
+            where = pixels[start:stop]
+            left = self.left.take(where, out=shares[start:stop])
+            self.left[where] = left * through[start:stop]
+            start = stop
+        for channel, values in enumerate(self.colours):
+            np.add(values, np.bincount(pixels, shares * inks(channel), len(values)), out=values)
 
 
 def stacked(pixels: Index, colours: Singles) -> tuple[Index, Singles]:

@@ -114,31 +114,26 @@ def _behind(front: Front, some: _Circles, fill: Singles, ring: Singles) -> None:
     spans = discs.spans(some.x, some.y, some.outer, front.width, front.height)
     inner = spans.covered(some.inner)
     around = spans.covered(some.outer) - inner if (some.outer > some.inner).any() else None
-    ends = np.append(0, np.cumsum(spans.counts))
 
-    def inks(first: int, last: int) -> tuple[Index, Singles]:
-        """Pixels and premultiplied colours of the cells of some of the circles."""
-        inside = slice(int(ends[first]), int(ends[last]))
-        counts, features = spans.counts[first:last], some.features[first:last]
-        found = _each(fill, features, counts) * inner[inside, None]
+    def inks(channel: int) -> Singles:
+        """Premultiplied red, green, blue or alpha of all cells."""
+        found = inner * _each(fill[..., channel], some.features, spans.counts)
         if around is not None:
-            found += _each(ring, features, counts) * around[inside, None]
-        return spans.pixels[inside], found
+            found += around * _each(ring[..., channel], some.features, spans.counts)
+        return found
 
-    lasts = np.flatnonzero(np.diff(rounds[order], append=-1)) + 1
+    lasts = np.flatnonzero(np.diff(rounds[order], append=-1))
     if len(lasts) * _ROUND > len(spans.pixels):
-        pixels, found = inks(0, len(order))
-        front.behind(*stacked(pixels[::-1], found[::-1]))
+        colours = np.stack([inks(channel)[::-1] for channel in range(4)], axis=1)
+        pixels, colours = stacked(spans.pixels[::-1], colours)
+        front.behind(pixels, colours[:, 3], [len(pixels)], lambda channel: colours[:, channel])
         return
-    first = 0
-    for last in lasts.tolist():
-        front.behind(*inks(first, last))
-        first = last
+    front.behind(spans.pixels, inks(3), np.cumsum(spans.counts)[lasts].tolist(), inks)
 
 
 def _each(inks: Singles, features: Index, counts: Index) -> Singles:
-    """A colour for each cell of features, or one for all."""
-    return inks if inks.ndim == 1 else np.repeat(inks[features], counts, axis=0)
+    """A value for each cell of features, or one for all."""
+    return inks if inks.ndim == 0 else np.repeat(inks[features], counts)
 
 
 def _rounds(some: _Circles) -> Index:
@@ -153,8 +148,9 @@ def _rounds(some: _Circles) -> Index:
     grid = [0] * (pitch * (int(top.max()) + 2))
     found = []
     for cell in (top * pitch + left).tolist():
-        below = cell + pitch
-        number = max(grid[cell], grid[cell + 1], grid[below], grid[below + 1])
+        right, below = cell + 1, cell + pitch
+        across = below + 1
+        number = max(grid[cell], grid[right], grid[below], grid[across])
         found.append(number)
-        grid[cell] = grid[cell + 1] = grid[below] = grid[below + 1] = number + 1
+        grid[cell] = grid[right] = grid[below] = grid[across] = number + 1
     return np.array(found)

@@ -1,8 +1,7 @@
 """Round symbols: how much of each pixel a disc covers.
 
-A pixel is covered by as much as the edge of a disc is beyond its middle, along the way from the disc's: within
-a few hundredths of the exact area where the disc is larger than a few pixels. Smaller ones are looked at
-through a finer grid.
+A pixel is covered by as much as the edge of a disc is beyond its middle, along the way from the disc's: that
+is within a few hundredths of the exact area. Small discs are looked at through a finer grid.
 
 Where many discs of one size have one colour, places are rounded to 1/16 of a pixel, which is not seen and
 lets them share the few hundred pictures that there are of them.
@@ -47,9 +46,8 @@ def pictures(radius: float, reach: int) -> Singles:
     from that of the middle; not to be changed."""
     down, across = np.divmod(np.arange(PHASES * PHASES), PHASES)
     places = np.arange(-reach, reach + 1) + 0.5
-    x = (places - across[:, None] / PHASES)[:, None, :]
-    y = (places - down[:, None] / PHASES)[:, :, None]
-    x, y = (part.astype(np.float32) for part in np.broadcast_arrays(x, y))
+    from_x, from_y = places - across[:, None] / PHASES, places - down[:, None] / PHASES
+    x, y = np.broadcast_arrays(from_x.astype(np.float32)[:, None, :], from_y.astype(np.float32)[:, :, None])
     found = _fine(x, y, np.full(x.shape, radius, np.float32), _GRAIN)
     return found.reshape(len(down), -1)
 
