@@ -43,13 +43,14 @@ class Paint:
     join: Join = "miter"
 
     def scaled(self, scale: float) -> Paint:
-        """With lengths in pixels of a picture in which a pixel of the style is this wide."""
-        if scale == 1:
-            return self
-        width, radius, stroke = (
-            np.multiply(value, scale) for value in (self.width, self.radius, self.stroke_width)
-        )
-        return replace(self, width=width, radius=radius, stroke_width=stroke)
+        """With lengths in pixels of a picture in which a pixel of the style is this wide.
+
+        MapLibre lets the edges of circles fade within their radius, over one pixel: half a pixel less.
+        """
+        width, radius = np.multiply(self.width, scale), np.multiply(self.radius, scale)
+        outer = _faded(radius + np.multiply(self.stroke_width, scale))
+        inner = _faded(radius)
+        return replace(self, width=width, radius=inner, stroke_width=outer - inner)
 
     @property
     def reach(self) -> float:
@@ -60,6 +61,11 @@ class Paint:
             return 1.0 + _largest(self.radius) + _largest(self.stroke_width)
         # A miter is as long as the width, a square cap reaches as far as its diagonal.
         return 1.0 + _largest(self.width)
+
+
+def _faded(radius: Numbers) -> Numbers:
+    """Where half is seen; of the smallest more than of MapLibre's, which vanish between pixels."""
+    return np.maximum(radius - 0.5, radius / 2)
 
 
 def _largest(values: Numbers | float) -> float:
