@@ -37,7 +37,7 @@ SIZE: Final = 256
 _MEAN: Final = 8.0
 _MOST: Final = 40.0
 _OF_CAIRO: Final = 0.6
-_OF_SKIA: Final = {"points": 0.25, "rings": 1.0, "colours": 1.0, "sizes": 1.0, "all of it": 1.0}
+_OF_SKIA: Final = {"points": 0.25, "rings": 0.75, "colours": 0.75, "sizes": 0.75, "all of it": 0.75}
 
 FILL: Final = (0.29, 0.64, 0.71, 0.55)
 INK: Final = (0.05, 0.29, 0.37, 0.7)

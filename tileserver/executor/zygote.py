@@ -32,7 +32,7 @@ _WORKER_SETTINGS: Final = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",  # the default one reserves a GiB of address space
     "MALLOC_ARENA_MAX": "2",
     # Arrays of a tile's size are made again and again: their memory isn't given back to be asked for anew.
-    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
     "OPENBLAS_NUM_THREADS": "1",  # a pool of processes already uses every core
     "OMP_NUM_THREADS": "1",
