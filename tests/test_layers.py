@@ -24,7 +24,6 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
         "geopandas",
         "isal",
         "lxml",
-        "matplotlib",
         "numpy",
         "openpyxl",
         "pandas",

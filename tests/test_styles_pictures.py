@@ -176,7 +176,7 @@ def assert_alike(theirs: NDArray[np.uint8], ours: NDArray[np.uint8]) -> None:
 
     assert difference[inner].max() <= 2
     assert drawn.sum() > 500, "there was hardly anything to compare"
-    assert difference[~inner].mean() < 32
+    assert difference[~inner].mean() < 8
     assert (difference > 128).mean() < 0.001
 
 

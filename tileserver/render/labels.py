@@ -35,7 +35,9 @@ def draw(picture: NDArray[np.uint8], labels: Labels, places: NDArray[np.float64]
     padding = labels.padding * scale
     shown = np.ones(len(placed), bool) if labels.overlap else _uncluttered(labels, places, boxes, padding)
     height, width = picture.shape[:2]
-    inside = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
+    halo = labels.halo_width[:, None] * scale + 2
+    wide = boxes + halo * (-1, -1, 1, 1)
+    inside = (wide[:, 0] < width) & (wide[:, 1] < height) & (wide[:, 2] > 0) & (wide[:, 3] > 0)
     for at in np.flatnonzero(shown & inside):
         _write(picture, placed[at], labels, int(at), scale)
 

@@ -1,17 +1,22 @@
 """What is drawn of features, worked out: values for each feature, no expressions and no styles.
 
-``render/styling.py`` makes these, in the order in which they are drawn.
+``render/styling.py`` makes these, in the order in which they are drawn; ``render/ink`` paints them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
+
+Cap = Literal["butt", "round", "square"]
+Join = Literal["miter", "round", "bevel"]
+
+LARGEST: Final = 4096.0  # pixels of a width or radius; more is more than any picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,30 +24,54 @@ class Paint:
     """One layer of a style. ``features`` are positions among the features that were asked about, first drawn
     first.
 
-    ``colour`` is red, green, blue and opacity from 0 to 1, not multiplied: (n, 4) for n features, or (4,)
-    for all of them. Lengths are pixels of the style (at scale 1), (n,) or one for all: the ``width`` of a
-    line, the ``radius`` of a circle, and the ``stroke_width`` of the ring around it. ``dash`` counts widths
-    of the line.
+    ``colour`` and ``stroke_colour`` are red, green, blue and opacity from 0 to 1, not multiplied: (n, 4) for
+    n features, or (4,) for all of them. Lengths, (n,) or one for all, are pixels: of the style (at scale 1)
+    as they are made, of the picture as they are painted. They are the ``width`` of a line, the ``radius`` of
+    a circle, and the ``stroke_width`` of the ring around it. ``dash`` counts widths of the line that are
+    drawn and left out in turn. What has a value that is no number, or no size, is not painted.
     """
 
     kind: Literal["fill", "line", "circle"]
     features: NDArray[np.intp]
-    colour: Numbers
+    colour: Any
     width: Numbers | float = 1.0
     radius: Numbers | float = 0.0
-    stroke_colour: Numbers | None = None
+    stroke_colour: Any = (0.0, 0.0, 0.0, 0.0)
     stroke_width: Numbers | float = 0.0
     dash: tuple[float, ...] = ()
-    cap: Literal["butt", "round", "square"] = "butt"
-    join: Literal["miter", "round", "bevel"] = "miter"
+    cap: Cap = "butt"
+    join: Join = "miter"
 
-    def lengths(self, value: Numbers | float) -> Numbers:
-        """One of its lengths, for each feature (n,)."""
-        return np.broadcast_to(np.asarray(value, float), self.features.shape)
+    def scaled(self, scale: float) -> Paint:
+        """With lengths in pixels of a picture in which a pixel of the style is this wide.
 
-    def colours(self, value: Numbers) -> Numbers:
-        """One of its colours, for each feature (n, 4)."""
-        return np.broadcast_to(value, (len(self.features), 4))
+        MapLibre lets the edges of circles fade within their radius, over one pixel: half a pixel less.
+        """
+        width, radius = np.multiply(self.width, scale), np.multiply(self.radius, scale)
+        outer = _faded(radius + np.multiply(self.stroke_width, scale))
+        inner = _faded(radius)
+        return replace(self, width=width, radius=inner, stroke_width=outer - inner)
+
+    @property
+    def reach(self) -> float:
+        """How far from its geometry it is seen, in pixels."""
+        if self.kind == "fill":
+            return 1.0
+        if self.kind == "circle":
+            return 1.0 + _largest(self.radius) + _largest(self.stroke_width)
+        # A miter is as long as the width, a square cap reaches as far as its diagonal.
+        return 1.0 + _largest(self.width)
+
+
+def _faded(radius: Numbers) -> Numbers:
+    """Where half is seen; of the smallest more than of MapLibre's, which vanish between pixels."""
+    return np.maximum(radius - 0.5, radius / 2)
+
+
+def _largest(values: Numbers | float) -> float:
+    found = np.asarray(values, np.float64)
+    found = found[np.isfinite(found)]
+    return min(float(found.max(initial=0.0)), LARGEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +91,9 @@ class Labels:
     max_width: float
     padding: float
     overlap: bool
+
+    def taken(self, which: NDArray[np.intp]) -> Labels:
+        """Those with these numbers."""
+        values = ("features", "size", "colour", "halo_colour", "halo_width", "key")
+        kept = {name: getattr(self, name)[which] for name in values}
+        return replace(self, texts=tuple(self.texts[at] for at in which), **kept)

@@ -123,8 +123,7 @@ def _circle(layer: Layer, table: Table, chosen: NDArray[np.intp]) -> Paint:
 def _visible(paint: Paint, sized: Any = _ANY_SIZE) -> Paint:
     """Without what can't be seen."""
     seen = np.asarray(paint.colour)[..., 3] > 0
-    if paint.stroke_colour is not None:
-        seen = seen | ((paint.stroke_colour[..., 3] > 0) & (np.asarray(paint.stroke_width) > 0))
+    seen = seen | ((np.asarray(paint.stroke_colour)[..., 3] > 0) & (np.asarray(paint.stroke_width) > 0))
     seen = np.broadcast_to(seen & sized, paint.features.shape)
     if seen.all():
         return paint
