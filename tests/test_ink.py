@@ -10,7 +10,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 
-from tileserver.render.ink import Paths, Points, Shapes, chosen, coats, painted
+from tileserver.render.ink import Paths, Points, Shapes, chosen, circles, coats, painted
 from tileserver.render.ink.shapes import NO_PATHS, NO_POINTS
 from tileserver.render.paint import Paint
 
@@ -127,6 +127,8 @@ CASES = {
     "over the edges": (shapely.LineString([(-30, 2), (40, 20)]), 2.5, "butt", "miter"),
     "there and back": (shapely.LineString([(4, 12), (18, 12), (9, 12)]), 4.0, "round", "round"),
     "curve": (shapely.Point(12, 12).buffer(8).exterior, 2.0, "round", "round"),
+    "square": (shapely.LineString([(4, 5), (17, 9), (12, 19)]), 4.0, "square", "bevel"),
+    "cut off": (shapely.LineString([(4, 4), (18, 7), (5, 12)]), 3.0, "butt", "bevel"),
 }
 
 
@@ -312,6 +314,46 @@ def test_pictures_do_not_depend_on_how_the_work_is_divided(monkeypatch: pytest.M
     divided = painted(shapes, painting, SIDE, SIDE)
 
     assert np.abs(whole - divided)[:, whole[3] > 0].max() <= 1
+
+
+@pytest.mark.parametrize("sorts", [0, 10**9], ids=["in rounds", "sorted"])
+@pytest.mark.parametrize("opacity", [0.05, 0.9])
+def test_circles_are_blended_in_their_order(
+    monkeypatch: pytest.MonkeyPatch, opacity: float, sorts: int
+) -> None:
+    """However they are put together, each lies over those before it: as if painted one after the other."""
+    chance = np.random.default_rng(11)
+    count = 300
+    places = chance.uniform(-3, SIDE + 3, (count, 2))
+    shapes = points_(*map(tuple, places))
+    values: dict[str, Any] = {
+        "colour": np.column_stack([chance.uniform(0, 1, (count, 3)), np.full(count, opacity)]),
+        "radius": chance.uniform(0.4, 6, count),
+        "stroke_colour": chance.uniform(0, 1, (count, 4)),
+        "stroke_width": chance.uniform(0, 2, count),
+    }
+    monkeypatch.setattr(circles, "_ROUND", sorts)
+    monkeypatch.setattr(chosen, "_BATCH", 4000)
+    single = [
+        Paint("circle", np.array([at]), **{name: value[at : at + 1] for name, value in values.items()})
+        for at in range(count)
+    ]
+
+    together = painted(shapes, [Paint("circle", np.arange(count), **values)], SIDE, SIDE).astype(int)
+
+    assert np.abs(together - painted(shapes, single, SIDE, SIDE)).max() <= 1
+
+
+def test_what_is_painted_below_stays() -> None:
+    """A picture that is gone on with is as one that is painted at once."""
+    first = coat("fill", (0.9, 0.1, 0.3, 0.5))
+    second = coat("circle", (0.1, 0.5, 0.9, 0.4), radius=7)
+    shapes = Shapes(points_((12, 12)).points, NO_PATHS, rings(shapely.box(2, 3, 15, 20)))
+
+    below = painted(shapes, [first], SIDE, SIDE)
+    found = painted(shapes, [second], SIDE, SIDE, below).astype(int)
+
+    assert np.abs(found - painted(shapes, [first, second], SIDE, SIDE)).max() <= 2
 
 
 def test_vertices_that_nobody_misses_are_left_out() -> None:
