@@ -74,6 +74,7 @@ def test_the_theme_is_chosen_and_kept(browser: Browser, demo: Server) -> None:
         expect(shown.locator("#help")).to_contain_text("Borders of tiles")
         assert faults(found) == []
         shown.keyboard.press("Escape")
+        expect(shown.locator("#help")).to_be_hidden()
         shown.keyboard.press("/")
         expect(shown.locator("[name=state]")).to_be_focused()
         shown.click("#actions .primary")
