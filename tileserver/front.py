@@ -35,7 +35,7 @@ from tileserver.requests import SESSION, segments
 
 log = logging.getLogger("tileserver")
 
-_PLATFORM: Final = "/server/v1/realtime-shared"
+_PLATFORM: Final = "/server/v1/realtime-shared/"
 _PLANS: Final = 8192  # requests that are remembered
 _LONGEST: Final = 2048  # bytes of an address that is remembered
 _ANSWERS: Final = 8  # forms of one answer that are remembered: codings, origins
