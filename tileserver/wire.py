@@ -199,6 +199,9 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Whoever offers another protocol is answered in this one; that is nothing to warn of."""
+
     def send_400_response(self, msg: str) -> None:
         self._cut_off("400 Bad Request", _INVALID)
 
