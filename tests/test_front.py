@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from weakref import ref
 
 import httpx
 import pytest
@@ -449,6 +450,20 @@ async def test_what_is_remembered_of_answers_is_bounded(
 
     blocks = [block for plan in served.front._plans.values() for *_, block in plan.blocks.values()]
     assert 0 < sum(len(block.text) for block in blocks) <= 50_000 + 9000
+
+
+async def test_what_a_canvas_was_is_not_kept(served: Both) -> None:
+    """Nobody may ever ask again for what was asked of it, and sources of hundreds of UDFs are large."""
+    for n in range(5):
+        await served.ask(f"/{{city}}/data.json?n={n}")
+    catalog = served.app.state.services.catalog
+    before = ref(catalog.known("city"))
+
+    (served.workspace / "city" / "data.py").write_text(FILES["city/data.py"].replace("1", "3"))
+    await until(served, "/{city}/data.json?n=9", lambda _: catalog.known("city") is not before())
+    gc.collect()
+
+    assert before() is None
 
 
 async def test_a_connection_is_no_other_caller(served: Both) -> None:

@@ -61,7 +61,7 @@ class Secrets:
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Canvas:
     """One canvas as it was at one moment. ``broken`` maps names of UDFs to what is wrong with them;
     ``public_name`` says that its name may stand in the place of a token; ``modules`` are those that all of

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TypeVar
+from weakref import ref
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -91,7 +92,7 @@ class _Plan:
 
     grant: Grant
     version: tuple[int, int]
-    canvas: Canvas
+    canvas: ref[Canvas]  # there may be many plans of what a canvas once was
     udf: str
     basis: Basis | None
     key: str
@@ -100,6 +101,16 @@ class _Plan:
     about: About
     lasts: bool
     blocks: dict[tuple[Choice, Pairs], tuple[str, float, Block]] = field(default_factory=dict)
+
+    def holds(self, doors: Doors) -> bool:
+        """Whether the rules would come to the same now."""
+        canvas = self.canvas()
+        return (
+            canvas is not None
+            and doors.access.holds(self.grant, self.version)
+            and doors.catalog.holds(canvas, self.udf)
+            and (self.basis is None or self.basis.holds(doors))
+        )
 
 
 class Front:
@@ -191,12 +202,7 @@ class Front:
         asks = _Asks(path, scope["query_string"], b"text/html" in fields.get(b"accept", b""), shown)
         method = scope["method"]
         plan = self._plans.get(asks)
-        if (
-            plan is None
-            or not doors.access.holds(plan.grant, plan.version)
-            or not doors.catalog.holds(plan.canvas, plan.udf)
-            or not (plan.basis is None or plan.basis.holds(doors))
-        ):
+        if plan is None or not plan.holds(doors):
             plan = self._made(asks, scope, fields, doors)
             if plan is not None and plan.lasts and len(path) + len(asks.query) <= _LONGEST:
                 self._remember(asks, plan)
@@ -257,7 +263,7 @@ class Front:
         return _Plan(
             grant=grant,
             version=version,
-            canvas=canvas,
+            canvas=ref(canvas),
             udf=call.udf.name,
             basis=basis,
             key=call.cache_key(),
