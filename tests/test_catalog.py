@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from tileserver import canvas
 from tileserver.canvas import Canvas, Secrets, read_canvas
 from tileserver.catalog import Catalog
 from tileserver.errors import NotFound, UdfError, UnknownFormat, UnknownUdf
+from tileserver.udf import Udf
 
 UDF = "import fused\n\n@fused.udf\ndef udf(n: int = 1):\n    return n\n"
 
@@ -339,6 +341,28 @@ async def test_an_edit_during_a_look_counts(tmp_path: Path, monkeypatch: pytest.
     found = await catalog.resolve("city", "a")
 
     assert found.bundle.files["a.py"].endswith("# during the look\n")
+
+
+@pytest.mark.parametrize("edited", ["city/a.py", "outside/data.csv"])
+def test_an_edit_while_a_canvas_is_read_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: str
+) -> None:
+    """Whatever was read before it is read again: what a file was taken for is what it was before."""
+    toml = f'[udf.a]\ndata = ["{tmp_path}/outside/*.csv"]\n'
+    files = {"city/a.py": UDF, "city/canvas.toml": toml, "outside/data.csv": "1"}
+    catalog = write(tmp_path, files)
+    make = canvas._Reader._udf
+
+    def make_then_edit(reader: canvas._Reader, *facts: Any) -> Udf:
+        made = make(reader, *facts)
+        (tmp_path / edited).write_text(f"{files[edited]}\n# edited\n")
+        return made
+
+    monkeypatch.setattr(canvas._Reader, "_udf", make_then_edit)
+    before = revision(catalog, "a")
+    monkeypatch.undo()
+
+    assert revision(catalog, "a") != before
 
 
 def test_a_canvas_that_is_not_there_says_so(tmp_path: Path) -> None:

@@ -82,3 +82,16 @@ async def test_what_was_used_longest_ago_makes_room() -> None:
     assert await coder.coded(stored(bodies['"0"'], etag='"0"'), "gzip") is not first['"0"']
     made = await without.coded(stored(b"x" * 2000), "gzip")
     assert await without.coded(stored(b"x" * 2000), "gzip") is not made
+
+
+@pytest.mark.anyio
+async def test_small_bodies_cost_more_than_their_bytes() -> None:
+    """However well bodies compress, no more of them are remembered than memory was given for."""
+    coder = Coder(10_000)
+    bodies = [stored(b"x" * 2000, etag=f'"{n}"') for n in range(100)]
+
+    first = [await coder.coded(body, "gzip") for body in bodies]
+
+    assert sum(map(len, first)) < 10_000
+    assert await coder.coded(bodies[-1], "gzip") is first[-1]
+    assert await coder.coded(bodies[0], "gzip") is not first[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from weakref import ref
 
 import httpx
 import pytest
@@ -19,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tileserver import front, settings
 from tileserver.access import Access, Credentials
 from tileserver.app import create_app, in_front_of
+from tileserver.cache import Rule
 from tileserver.executor import Answers
 from tileserver.formats import named
 from tileserver.front import Front
@@ -45,6 +49,7 @@ class Making:
 
     def __init__(self) -> None:
         self.runs = 0
+        self.meta: dict[str, Any] = {"stdout": "printed", "headers": {"x-own": "a"}}
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,9 +65,8 @@ class Making:
     ) -> Encoded:
         self.runs += 1
         form = named(job.formats[0] if job.formats else "json")
-        body = f"{job.udf} {job.arguments} {job.tile} {job.options.scale}".encode() * 100
-        meta = {"stdout": "printed", "headers": {"x-own": "a"}}
-        return Encoded(body, form.media_type, time.time(), meta)
+        body = f"{job.udf} {job.arguments} {job.tile} {job.options.scale}"
+        return Encoded(f"{body}{job.style}".encode() * 100, form.media_type, time.time(), self.meta)
 
 
 class Behind:
@@ -246,6 +250,7 @@ ELSEWHERE: dict[str, tuple[str, str, dict[str, str], int]] = {
     "asked for fresh": ("GET", "/{city}/data.json?cache=false", {}, 200),
     "unknown token": ("GET", "/fc_x/data.json", {}, 404),
     "unknown UDF": ("GET", "/{city}/nobody", {}, 404),
+    "no route": ("GET", "/server/v1/realtime-shared{city}/data.json", {}, 404),
     "no tile": ("GET", "/{city}/tile/run/tiles/0/0/1", {}, 404),
     "bad parameter": ("GET", "/{city}/data.json?size=many", {}, 422),
     "foreign host": ("GET", "/{city}/data.json", {"host": "x.example"}, 400),
@@ -358,6 +363,48 @@ async def test_an_edit_is_another_result(served: Both) -> None:
     await until(served, "/{city}/data.json", lambda response: response.headers["x-cache"] == "miss")
 
 
+async def test_a_style_is_settled_by_the_sample_that_is_stored_now(served: Both) -> None:
+    """docs/styles.md: what the data fills is filled again when the sample is made again."""
+    path = f"{TILE}.png?style=auto"
+    served.making.meta = {"summary": {"kind": {"values": ["a", "b"]}}}
+    before = (await served.ask(path)).content
+    assert (await served.at_once(path)).content == before
+    services = served.app.state.services
+    await services.cache.forget(Rule(canvas="city", zooms=(0, 0)))
+    served.making.meta = {"summary": {"height": {"range": [0, 9]}}}
+
+    after = (await served.ask(path)).content
+
+    assert after != before
+    assert (await served.at_once(path)).content == after
+
+
+async def test_a_body_where_none_may_be_is_not_sent(served: Both) -> None:
+    """RFC 9110, section 15.3.5: what a worker says is one would be the beginning of the next answer."""
+    served.making.meta = {"status": 204}
+    path = "/{city}/data?n=9"
+
+    made, stored = await served.ask(path), await served.at_once(path)
+
+    assert made.status_code == stored.status_code == 204
+    assert made.content == stored.content == b""
+    assert "content-length" not in stored.headers
+
+
+async def test_a_canvas_that_is_gone_leaves_nothing_in_the_log(served: Both) -> None:
+    """Looking for it in front of the application is no error that nobody has dealt with."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    await served.ask("/{city}/data.json")
+    shutil.rmtree(served.workspace / "city")
+
+    await until(served, "/{city}/data.json", lambda response: response.status_code == 404)
+    assert (await served.ask("/{city}/data.json")).status_code == 404
+    gc.collect()
+
+    assert told == []
+
+
 async def test_nothing_new_is_told_by_the_head_alone(tmp_path: Path) -> None:
     """docs/http.md: 304 without the body, on disk, too. A body that is damaged is never sent."""
     async with both(tmp_path, memory_cache=0) as doors:
@@ -390,6 +437,44 @@ async def test_what_is_remembered_is_bounded(served: Both, monkeypatch: pytest.M
 
     assert len(served.front._plans) == 4
     assert max(len(asks.query) for asks in served.front._plans) < 100
+
+
+async def test_what_is_remembered_of_answers_is_bounded(
+    served: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers are as long as what a UDF prints; however many addresses one result has, few are held."""
+    monkeypatch.setattr(front, "_TEXTS", 50_000)
+    served.making.meta = {"stdout": "x" * 7000}
+    for n in range(20):
+        assert (await served.ask(f"/{{city}}/data.json?_v={n}")).status_code == 200
+
+    blocks = [block for plan in served.front._plans.values() for *_, block in plan.blocks.values()]
+    assert 0 < sum(len(block.text) for block in blocks) <= 50_000 + 9000
+
+
+async def test_what_a_canvas_was_is_not_kept(served: Both) -> None:
+    """Nobody may ever ask again for what was asked of it, and sources of hundreds of UDFs are large."""
+    for n in range(5):
+        await served.ask(f"/{{city}}/data.json?n={n}")
+    catalog = served.app.state.services.catalog
+    before = ref(catalog.known("city"))
+
+    (served.workspace / "city" / "data.py").write_text(FILES["city/data.py"].replace("1", "3"))
+    await until(served, "/{city}/data.json?n=9", lambda _: catalog.known("city") is not before())
+    gc.collect()
+
+    assert before() is None
+
+
+async def test_a_connection_is_no_other_caller(served: Both) -> None:
+    """What is remembered of a caller with a credential holds on their next connection, too."""
+    for port in range(5):
+        transport = httpx.ASGITransport(served.front, client=("127.0.0.1", port))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as web:
+            path = "/{lock}/data.json".format(**served.tokens)
+            assert (await web.get(path, headers=PASSCODE)).status_code == 200
+
+    assert len(served.front._plans) == 1
 
 
 async def test_a_line_of_the_log_is_the_same_by_both_doors(served: Both) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import timeit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -216,7 +216,7 @@ def ask(server: Server, headers: dict[str, str]) -> httpx.Response:
     return server.get("/metrics", headers=headers)
 
 
-FORWARDED = ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"]
+FORWARDED = ["Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP", "Via"]
 
 
 @pytest.mark.parametrize("name", FORWARDED)
@@ -258,6 +258,19 @@ async def test_only_this_machine_needs_no_token(tmp_path: Path, address: str, st
 
     assert response.status_code == status
     assert ("tileserver_requests_total" in response.text) == (status == 200)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1", 200), ("localhost:8000", 200), ("[::1]:80", 200), ("tiles.example.com", 401)],
+)
+def test_a_proxy_that_adds_no_header_asks_for_anybody(
+    serve: Callable[..., Server], host: str, status: int
+) -> None:
+    """It passes on the public name that it was asked by."""
+    server = serve({}, "--allowed-hosts", "127.0.0.1,localhost,::1,tiles.example.com")
+
+    assert ask(server, {"host": host}).status_code == status
 
 
 def test_a_page_of_another_origin_does_not_see_it(server: Server) -> None:

@@ -20,10 +20,13 @@ from tileserver import replies
         ("x-fused-metadata", False),
         ("x-fused-redirect", False),
         ("x-content-type-options", False),
+        ("x-accel-redirect", False),
+        ("x-sendfile", False),
     ],
 )
 def test_which_headers_are_the_udfs_to_set(name: str, allowed: bool) -> None:
-    """Its own ``x-`` headers and Content-Disposition; never what the server says itself."""
+    """Its own ``x-`` headers and Content-Disposition; never what the server says itself, nor
+    what a proxy takes for an order."""
     assert replies.may_set(name) is allowed
 
 

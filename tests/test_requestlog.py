@@ -69,6 +69,26 @@ def test_a_slow_reader_costs_lines_and_says_how_many(monkeypatch: pytest.MonkeyP
     assert written.dropped >= 80
 
 
+def test_a_log_that_nobody_reads_stops_nothing() -> None:
+    """Lines that could not be written are counted, and told of as soon as there is a reader again."""
+    written = Written()
+    trouble: list[Exception] = [BrokenPipeError(), ValueError("closed file")]
+
+    def write(lines: Sequence[Line], dropped: int) -> None:
+        if trouble:
+            raise trouble.pop()
+        written(lines, dropped)
+
+    log = RequestLog(write)
+    for number in range(3):
+        log.note(About({}), {"id": number})
+        log.close()
+
+    assert written.lines[-1].facts["id"] == 2
+    assert len(written.lines) + written.dropped == 3
+    assert written.dropped > 0
+
+
 PROGRAM = """
 import sys
 from tileserver.requestlog import About, RequestLog

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from tileserver import wire
+from tileserver.front import Block, Front, Reply
 from tileserver.wire import Bounds
 
 pytestmark = pytest.mark.anyio
@@ -61,11 +62,16 @@ class Connect(Protocol):
 
 
 @asynccontextmanager
-async def listening(bounds: Bounds, app: ASGIApp = count_body) -> AsyncIterator[Connect]:
-    """A server of these bounds, and what connects to it."""
-    config = uvicorn.Config(app, log_config=None, ws="none", lifespan="off", timeout_keep_alive=60)
+async def listening(
+    bounds: Bounds, app: ASGIApp = count_body, state: ServerState | None = None
+) -> AsyncIterator[Connect]:
+    """A server of these bounds, and what connects to it; ``state`` has the server's ends of connections."""
+    config = uvicorn.Config(
+        app, log_config=None, ws="none", lifespan="off", proxy_headers=False, timeout_keep_alive=60
+    )
     config.load()
-    make = partial(wire.Protocol, config=config, server_state=ServerState(), app_state={}, bounds=bounds)
+    state = state or ServerState()
+    make = partial(wire.Protocol, config=config, server_state=state, app_state={}, bounds=bounds)
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     made: list[Connection] = []
@@ -180,6 +186,96 @@ async def test_beyond_the_bound_nobody_at_work_is_cut_off() -> None:
         for connection in busy:
             connection.writer.write(b"56789")
             assert (await connection.answer())[0] == 200
+
+
+LARGE = b"x" * 2**26  # bytes; more than sockets hold
+
+
+async def answer_at_length(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(LARGE)(scope, receive, send)
+
+
+async def only_one(state: ServerState) -> wire.Protocol:
+    """The server's end of the only connection, once its client has an answer to take."""
+    while not (protocols := list(state.connections)) or not waiting(protocols[0]):
+        await asyncio.sleep(0.01)
+    (protocol,) = protocols
+    assert isinstance(protocol, wire.Protocol)
+    return protocol
+
+
+def waiting(protocol: asyncio.Protocol) -> int:
+    """Bytes of an answer that the client hasn't taken."""
+    assert isinstance(protocol, wire.Protocol)
+    return protocol.transport.get_write_buffer_size()
+
+
+@pytest.mark.parametrize("header", [b"", b"Connection: close\r\n"])
+async def test_who_takes_nothing_of_an_answer_is_given_up(header: bytes) -> None:
+    """It would hold the answer and its connection for ever, also one that the server has closed."""
+    state = ServerState()
+    async with listening(Bounds(taking=0.1), answer_at_length, state) as connect:
+        await connect(GET[:-2] + header + b"\r\n")
+        await only_one(state)
+
+        async with asyncio.timeout(10):
+            while state.connections:
+                await asyncio.sleep(0.01)
+
+
+async def test_who_takes_some_of_an_answer_is_waited_for() -> None:
+    """However slow it is: a look finds that less is left than at the last one."""
+    state = ServerState()
+    async with listening(Bounds(taking=3600), answer_at_length, state) as connect:
+        connection = await connect(GET)
+        protocol = await only_one(state)
+        for _ in range(3):
+            protocol._look()
+            before = waiting(protocol)
+            while waiting(protocol) == before:
+                await connection.reader.read(2**16)
+
+        assert not protocol.transport.is_closing()
+
+
+async def test_an_answer_that_is_not_taken_yet_is_no_idle_connection() -> None:
+    """What is on its way to a slow client is not cut off to make room for another."""
+    state = ServerState()
+    async with listening(Bounds(connections=1), answer_at_length, state) as connect:
+        first = await connect(GET)
+        await only_one(state)
+        second = await connect(GET)
+
+        assert (await second.answer())[0] == 503
+        assert await first.answer() == (200, LARGE)
+
+
+class Ready(Front):
+    """A front that has an answer to one address."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def at_once(self, scope: Scope) -> Reply | None:
+        known = scope["path"] == "/known"
+        return Reply(200, Block.of([(b"content-length", b"5")]), (), b"known") if known else None
+
+
+async def test_a_request_behind_an_answer_that_was_there_is_no_idle_connection() -> None:
+    """Pipelined, it keeps its connection for as long as its run takes."""
+    state = ServerState()
+    timers: list[object] = []
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        timers.extend(vars(protocol)["timeout_keep_alive_task"] for protocol in state.connections)
+        await PlainTextResponse("made")(scope, receive, send)
+
+    async with listening(Bounds(), Ready(run), state) as connect:
+        connection = await connect(GET.replace(b"/ ", b"/known ") + GET)
+
+        assert await connection.answer() == (200, b"known")
+        assert await connection.answer() == (200, b"made")
+    assert timers == [None]
 
 
 async def test_two_hosts_are_none() -> None:

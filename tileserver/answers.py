@@ -19,6 +19,7 @@ from tileserver.cache import Head, Outcome
 from tileserver.errors import PreconditionFailed
 from tileserver.metadata import metadata
 from tileserver.params import Call
+from tileserver.replies import BODYLESS
 from tileserver.udf import Empty
 
 Pair = tuple[bytes, bytes]
@@ -27,6 +28,8 @@ UDF_POLICY: Final = "sandbox allow-scripts allow-forms allow-popups allow-downlo
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 # Whoever is told that nothing is new has these (RFC 9110, section 15.4.5).
 _OF_THE_BODY: Final = frozenset({b"content-type", b"content-disposition", b"x-fused-metadata"})
+# What a worker gives for the body of one of these would be read as the next answer.
+_WITHOUT_BODY: Final = BODYLESS | {416}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,7 @@ def choose(asked: Asked, head: Head) -> Choice:
 
 def part(asked: Asked, choice: Choice, body: bytes) -> bytes:
     """What is sent of a body in the coding that was chosen."""
-    if asked.method == "HEAD" or choice.status in (304, 416):
+    if asked.method == "HEAD" or choice.status in _WITHOUT_BODY:
         return b""
     return body if choice.span is None else body[slice(*choice.span)]
 
@@ -198,7 +201,7 @@ def passing_fields(head: Head, terms: Terms, choice: Choice, size: int, now: flo
         where = f"{start}-{stop - 1}" if start < stop else "*"
         fields.append((b"content-range", f"bytes {where}/{size}".encode()))
         size = stop - start
-    if choice.status not in (204, 304):
+    if choice.status not in BODYLESS:
         fields.append((b"content-length", str(size).encode()))
     return fields
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -61,7 +61,7 @@ class Secrets:
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Canvas:
     """One canvas as it was at one moment. ``broken`` maps names of UDFs to what is wrong with them;
     ``public_name`` says that its name may stand in the place of a token; ``modules`` are those that all of
@@ -185,9 +185,7 @@ def _stamps(folder: Path, globs: frozenset[str]) -> dict[str, _Stamp]:
     """Stamps of the canvas's files by their path in it, and of the files that globs find."""
     found = dict(_walk(folder))
     for pattern in globs:
-        for path in _globbed(folder, pattern):
-            if (stamp := _stamp(path)) is not None:
-                found[str(path)] = stamp
+        found |= _globbed(folder, pattern)
     return found
 
 
@@ -231,6 +229,7 @@ class _Reader:
         self.problems: list[Problem] = []
         self.settings = self._settings()
         self.files: dict[str, _File] = {}
+        self.globbed: dict[str, dict[str, _Stamp]] = {}
         self.metas: dict[str, dict[str, Any]] = {}
         self.styles = self._styles()
 
@@ -267,7 +266,7 @@ class _Reader:
             modules=modules,
             revision=_digest([bundle.id, self._data(UdfSettings())]),
             _secrets=self.secrets.digest,
-            _stamps={**self.stamps, **_stamps(self.folder, globs)},
+            _stamps=self.stamps | self._named(globs),
             _globs=globs,
         )
 
@@ -485,14 +484,23 @@ class _Reader:
         data = {
             p: s for p, s in self.stamps.items() if not p.endswith((".py", "canvas.toml")) and p != _FOLDER
         }
-        named = _stamps(self.folder, frozenset(settings.data)) if settings.data else {}
-        outside = {path: stamp for path, stamp in named.items() if path not in self.stamps}
-        return [[path, stamp[0], stamp[2]] for path, stamp in sorted({**data, **outside}.items())]
+        found = data | self._named(settings.data)
+        return [[path, stamp[0], stamp[2]] for path, stamp in sorted(found.items())]
+
+    def _named(self, globs: Iterable[str]) -> dict[str, _Stamp]:
+        """Stamps of the files that globs find, each looked at once: no later change is taken for known."""
+        found: dict[str, _Stamp] = {}
+        for pattern in globs:
+            if pattern not in self.globbed:
+                self.globbed[pattern] = _globbed(self.folder, pattern)
+            found |= self.globbed[pattern]
+        return found
 
 
-def _globbed(folder: Path, pattern: str) -> list[Path]:
-    """Files that match a glob, absolute or relative to the canvas."""
-    return [Path(path) for path in glob.iglob(str(folder / pattern), recursive=True)]
+def _globbed(folder: Path, pattern: str) -> dict[str, _Stamp]:
+    """Stamps of files that match a glob, absolute or relative to the canvas."""
+    paths = glob.iglob(str(folder / pattern), recursive=True)
+    return {path: stamp for path in paths if (stamp := _stamp(path)) is not None}
 
 
 def _is_module(path: str, candidates: Mapping[str, _Candidate]) -> bool:

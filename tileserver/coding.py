@@ -17,6 +17,7 @@ from isal import igzip
 from tileserver.cache import Stored
 
 _FROM: Final = 1024  # bytes; less isn't worth it
+_OVERHEAD: Final = 300  # bytes that a compressed body costs besides itself
 _IN_A_THREAD_FROM: Final = 256 * 1024  # bytes; about 10 ms
 _TYPES: Final = ("text/", "application/json", "application/geo+json", "application/xml")
 _TILES: Final = frozenset({"application/vnd.mapbox-vector-tile", "image/svg+xml"})
@@ -78,6 +79,6 @@ class Coder:
         if 4 * len(made) > self._size or key in self._made:
             return
         self._made[key] = made
-        self._bytes += len(made)
+        self._bytes += len(made) + _OVERHEAD
         while self._bytes > self._size:
-            self._bytes -= len(self._made.popitem(last=False)[1])
+            self._bytes -= len(self._made.popitem(last=False)[1]) + _OVERHEAD

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TypeVar
+from weakref import ref
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,16 +30,17 @@ from tileserver.errors import TileServerError
 from tileserver.loading import foreign_names
 from tileserver.params import Call, parse_query
 from tileserver.paths import readings
-from tileserver.pipeline import Doors, Target
+from tileserver.pipeline import Basis, Doors, Target
 from tileserver.requestlog import About, RequestLog
 from tileserver.requests import SESSION, segments
 
 log = logging.getLogger("tileserver")
 
-_PLATFORM: Final = "/server/v1/realtime-shared"
+_PLATFORM: Final = "/server/v1/realtime-shared/"
 _PLANS: Final = 8192  # requests that are remembered
 _LONGEST: Final = 2048  # bytes of an address that is remembered
 _ANSWERS: Final = 8  # forms of one answer that are remembered: codings, origins
+_TEXTS: Final = 8 * 2**20  # bytes of headers that are written out before all is forgotten
 _NOBODY: Final = b""
 
 _T = TypeVar("_T")
@@ -86,18 +88,29 @@ class _Asks(NamedTuple):
 @dataclass(slots=True)
 class _Plan:
     """What the rules came to for one request, and what they went by; it ``lasts`` where that is all in the
-    database and in the canvas's folder."""
+    database, in the canvas's folder and in what is stored."""
 
     grant: Grant
     version: tuple[int, int]
-    canvas: Canvas
+    canvas: ref[Canvas]  # there may be many plans of what a canvas once was
     udf: str
+    basis: Basis | None
     key: str
     route: str
     terms: Terms
     about: About
     lasts: bool
     blocks: dict[tuple[Choice, Pairs], tuple[str, float, Block]] = field(default_factory=dict)
+
+    def holds(self, doors: Doors) -> bool:
+        """Whether the rules would come to the same now."""
+        canvas = self.canvas()
+        return (
+            canvas is not None
+            and doors.access.holds(self.grant, self.version)
+            and doors.catalog.holds(canvas, self.udf)
+            and (self.basis is None or self.basis.holds(doors))
+        )
 
 
 class Front:
@@ -121,6 +134,7 @@ class Front:
         self._requests = requests
         self._observe = observe
         self._plans: dict[_Asks, _Plan] = {}
+        self._texts = 0
         self._salt = secrets.token_bytes(16)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,11 +202,7 @@ class Front:
         asks = _Asks(path, scope["query_string"], b"text/html" in fields.get(b"accept", b""), shown)
         method = scope["method"]
         plan = self._plans.get(asks)
-        if (
-            plan is None
-            or not doors.access.holds(plan.grant, plan.version)
-            or not doors.catalog.holds(plan.canvas, plan.udf)
-        ):
+        if plan is None or not plan.holds(doors):
             plan = self._made(asks, scope, fields, doors)
             if plan is not None and plan.lasts and len(path) + len(asks.query) <= _LONGEST:
                 self._remember(asks, plan)
@@ -205,8 +215,10 @@ class Front:
         authorization = fields.get(b"authorization")
         if authorization is None:
             return _NOBODY
-        address = repr(scope.get("client")).encode()
-        return hashlib.blake2b(authorization + b"\n" + address, key=self._salt, digest_size=16).digest()
+        address = _address(scope) or ""
+        return hashlib.blake2b(
+            b"%b\n%b" % (authorization, address.encode()), key=self._salt, digest_size=16
+        ).digest()
 
     def _remember(self, asks: _Asks, plan: _Plan) -> None:
         self._plans.pop(asks, None)
@@ -229,12 +241,11 @@ class Front:
         version = doors.access.version()
         query = parse_query(asks.query)
         last = dict(query)
-        client = scope.get("client")
         authorization = fields.get(b"authorization")
         credentials = Credentials(
             authorization=None if authorization is None else authorization.decode("latin-1"),
             session_token=last.get(SESSION),
-            address=client[0] if client else None,
+            address=_address(scope),
             counts=False,
         )
         grant = doors.access.grant(reading.share, credentials)
@@ -245,14 +256,16 @@ class Front:
             address = replace(address, page=True)
         named = _now(pipeline.named(Target(reading.share, reading.name, address), grant, query, doors))
         canvas = doors.catalog.known(grant.canvas)
-        call = None if canvas is None or named.max_age == 0 else pipeline.settled_before(named, doors)
-        if canvas is None or call is None:
+        settled = None if named.max_age == 0 else pipeline.settled_before(named, doors)
+        if canvas is None or settled is None:
             return None
+        call, basis = settled
         return _Plan(
             grant=grant,
             version=version,
-            canvas=canvas,
+            canvas=ref(canvas),
             udf=call.udf.name,
+            basis=basis,
             key=call.cache_key(),
             route=route,
             terms=Terms.of(call, grant, last.get("_v"), doors.settings.http_max_age),
@@ -294,10 +307,20 @@ class Front:
             return known[2]
         fields = self._manners.dressed(answers.lasting_fields(head, plan.terms, choice, "hit"), cors)
         block = Block.of(fields)
+        self._texts += len(block.text) if plan.lasts else 0
+        if self._texts > _TEXTS:  # a header may be as long as what a UDF prints
+            self._plans.clear()
+            self._texts = 0
         if len(plan.blocks) >= _ANSWERS:
             plan.blocks.clear()
         plan.blocks[like] = (head.etag, head.created, block)
         return block
+
+
+def _address(scope: Scope) -> str | None:
+    """Where a request came from. Its port is another one for each connection."""
+    client = scope.get("client")
+    return client[0] if client else None
 
 
 def _about(method: str, route: str, call: Call) -> About:
@@ -318,9 +341,11 @@ def _now(work: Coroutine[Any, Any, _T]) -> _T:
     :raises _Waits: when it would; it goes no further then.
     """
     try:
-        work.send(None)
+        awaited = work.send(None)
     except StopIteration as done:
         result: _T = done.value
         return result
     work.close()
+    if awaited is not None:
+        awaited.cancel()  # as the end of a task would: else what becomes of it is called never retrieved
     raise _Waits

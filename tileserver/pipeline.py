@@ -193,16 +193,31 @@ async def settled(style: Style, call: Call, services: Services) -> Style:
     return completed(style, Summary.of(facts), call.udf.styles)
 
 
-def settled_before(call: Call, doors: Doors) -> Call | None:
-    """A call with its style settled, where what that takes is stored; None where it has to be run."""
+class Basis(NamedTuple):
+    """The stored sample that a style was settled by: its key, its age at most, and when it was made."""
+
+    key: str
+    max_age: int
+    created: float
+
+    def holds(self, doors: Doors) -> bool:
+        """Whether a style would be settled by the same one now."""
+        head = doors.cache.head(self.key, self.max_age)
+        return head is not None and head.created == self.created
+
+
+def settled_before(call: Call, doors: Doors) -> tuple[Call, Basis | None] | None:
+    """A call with its style settled, and by what, where what that takes is stored; None where it has to be
+    run."""
     if call.style is None or not call.style.is_open:
-        return call
+        return call, None
     sample = _sample(call, doors)
     stored = doors.cache.stored(sample.cache_key(), sample.max_age)
     if stored is None:
         return None
     summary = Summary.of(stored.encoded.meta.get("summary"))
-    return replace(call, style=completed(call.style, summary, call.udf.styles))
+    style = completed(call.style, summary, call.udf.styles)
+    return replace(call, style=style), Basis(stored.key, sample.max_age, stored.encoded.created)
 
 
 def _sample(call: Call, doors: Doors) -> Call:

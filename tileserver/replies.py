@@ -18,8 +18,10 @@ LONGEST: Final = 4096  # characters of one value
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", re.ASCII)
 _TEXT: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
-# Headers that are the server's own to set.
-_OURS: Final = re.compile(r"x-(?:fused-.*|cache.*|content-type-options)")
+# Headers that are the server's own to set, and those by which proxies in front of it are told what to send.
+_OURS: Final = re.compile(
+    r"x-(?:fused-.*|cache.*|content-type-options|accel-.*|sendfile.*|lighttpd-.*|litespeed-.*|reproxy-.*)"
+)
 
 
 def may_set(name: str) -> bool:

@@ -92,4 +92,7 @@ class RequestLog:
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             dropped, self._dropped = self._dropped, 0
             if lines or dropped:
-                self._write(lines, dropped)
+                try:
+                    self._write(lines, dropped)
+                except (OSError, ValueError):  # nobody reads the log any more; the server goes on
+                    self._dropped += dropped + len(lines)

@@ -19,7 +19,7 @@ from tileserver.params import QueryItems, parse_query
 from tileserver.pipeline import Visit
 
 SESSION: Final = "fused_session_token"
-_FORWARDING: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_FORWARDING: Final = ("forwarded", "via", "x-forwarded-", "x-real-ip")  # how names of such headers begin
 
 
 def path_of(request: Request) -> str:
@@ -58,11 +58,19 @@ def credentials_of(request: Request) -> Credentials:
 
 
 def is_local(request: Request) -> bool:
-    """Whether who asks sits at this machine. What a proxy on it passes on is anybody's."""
+    """Whether who asks sits at this machine. What a proxy on it passes on is anybody's; one that adds no
+    header passes on the name that it was asked by."""
+    client = request.client.host if request.client else ""
+    passed_on = any(name.startswith(_FORWARDING) for name in request.headers)
+    return not passed_on and _is_loopback(client) and _is_loopback(request.url.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
     with suppress(ValueError):
-        address = ipaddress.ip_address(request.client.host if request.client else "")
-        address = getattr(address, "ipv4_mapped", None) or address
-        return address.is_loopback and not any(name in request.headers for name in _FORWARDING)
+        address = ipaddress.ip_address(host)
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     return False
 
 

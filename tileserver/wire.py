@@ -32,11 +32,13 @@ _INVALID: Final = "this is not a valid HTTP request; bytes of an address are per
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Seconds in which a head, and then a body, must be complete, and how many connections a process keeps:
-    beyond that an idle one makes room for a new one, or the new one gets 503."""
+    """Seconds in which a head, and then a body, must be complete, and in which something of an answer must be
+    taken, and how many connections a process keeps: beyond that an idle one makes room for a new one, or the
+    new one gets 503."""
 
     head: float = 20.0
     body: float = 60.0
+    taking: float = 60.0
     connections: int = 1000
 
     @classmethod
@@ -64,6 +66,8 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds."""
 
     _late: asyncio.TimerHandle | None = None
+    _looking: asyncio.TimerHandle | None = None
+    _untaken: int | None = None  # bytes that the client had to take at the last look
 
     def __init__(
         self, *args: Any, bounds: Bounds, forwarding: Forwarding | None = None, **options: Any
@@ -78,6 +82,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         full = len(self.connections) >= self._bounds.connections
         super().connection_made(transport)  # type: ignore[arg-type]  # it is one for TCP
+        self._look()
         if full and not self._make_room():
             self._cut_off("503 Service Unavailable", "too many connections", "retry-after: 1")
             return
@@ -85,7 +90,13 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
+        if self._looking is not None:
+            self._looking.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._untaken = None  # it has taken all that waited before
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -103,6 +114,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unset_keepalive_if_required()  # an answer that was there at once may have set it just now
         self._in_head, self._read, self._kept, self._hosts = True, 0, 0, 0
         self._refusal, self._looked = "", False
 
@@ -187,6 +199,9 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Whoever offers another protocol is answered in this one; that is nothing to warn of."""
+
     def send_400_response(self, msg: str) -> None:
         self._cut_off("400 Bad Request", _INVALID)
 
@@ -208,10 +223,27 @@ class Protocol(HttpToolsProtocol):
         part = "body" if self._in_body else "head"
         self._cut_off("408 Request Timeout", f"the {part} was not complete within {seconds:g} s")
 
+    def _look(self) -> None:
+        """Give up a client that has taken nothing since the last look: what waits for it would wait for ever,
+        also on a connection that is closing."""
+        waits = self.transport.get_write_buffer_size()
+        before, self._untaken = self._untaken, None
+        if waits and (self.flow.write_paused or self.transport.is_closing()):
+            if before is not None and waits >= before:
+                self.transport.abort()
+                return
+            self._untaken = waits
+        self._looking = self.loop.call_later(self._bounds.taking, self._look)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for its next request, and its client has the last answer."""
+        return self.timeout_keep_alive_task is not None and not self.transport.get_write_buffer_size()
+
     def _make_room(self) -> bool:
         """Close a connection that waits for its next request; False when there is none."""
         for connection in self.connections:
-            if isinstance(connection, Protocol) and connection.timeout_keep_alive_task is not None:
+            if isinstance(connection, Protocol) and connection.is_idle:
                 self.connections.discard(connection)
                 connection.transport.close()
                 return True
