@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from tileserver.errors import BadRequest
 from tileserver.styles import parameters, raster
+from tileserver.styles.bounds import check_size
 from tileserver.styles.fault import StyleFault as StyleFault
 from tileserver.styles.layers import Layer, check_keys, read_layers
 from tileserver.styles.parameters import NO_ARGUMENTS, Arguments, Summary
@@ -81,6 +82,7 @@ def parse(document: Any, name: str) -> Style:
     if not isinstance(about, dict):
         raise StyleFault("metadata", "takes an object")
     legend = raster.about(about, LEGEND)
+    parameters.check(about.get(parameters.KEY, {}))
     text = json.dumps(document, sort_keys=True, ensure_ascii=True)
     return Style(
         name=name,
@@ -110,10 +112,8 @@ def read(text: str | bytes, name: str) -> Style:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise StyleFault("", f"is not JSON: {error}") from None
-    try:
-        return parse(document, name)
-    except RecursionError:
-        raise StyleFault("", "is nested too deep") from None
+    check_size(document)
+    return parse(document, name)
 
 
 @functools.cache
