@@ -118,8 +118,10 @@ def test_nothing_to_say_is_nothing_to_draw() -> None:
 def test_a_thousandfold_crowd_is_drawn_at_once_and_alike_in_neighbours() -> None:
     """Fifty thousand labels within a few pixels of the border of two tiles."""
     random = np.random.default_rng(5)
-    places = shapely.points(random.normal(0, 4, 50_000), random.normal(40, 4, 50_000))
-    crowd = named(*places.tolist(), names=[f"Town {number * 37 % 1000}" for number in range(50_000)])
+    xs, ys = random.normal(0, 4, 50_000), random.normal(40, 4, 50_000)
+    crowd = named(
+        *map(shapely.Point, xs, ys), names=[f"Town {number * 37 % 1000}" for number in range(50_000)]
+    )
     started = time.perf_counter()
     west, east = (picture(crowd, job(Tile(x=x, y=0, z=1))) for x in (0, 1))
 

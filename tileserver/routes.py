@@ -346,7 +346,8 @@ def _path(request: Request) -> str:
     path = path_of(request)
     for ending in _DOCUMENTS:
         path = path.removesuffix(ending)
-    return path.rstrip("/")
+    # With two slashes before it, a token would be the name of a host.
+    return f"/{path.strip('/')}"
 
 
 def _base(request: Request) -> str:
