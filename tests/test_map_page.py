@@ -124,6 +124,26 @@ def test_a_wrong_argument_is_shown_at_its_field(browser: Browser, demo: Server) 
         found.page.wait_for_selector("html[data-map=idle]", state="attached")
 
 
+def test_what_is_wrong_in_the_address_is_told_on_the_page(browser: Browser, demo: Server) -> None:
+    """A link with an unknown style opens the page, which says what the server says."""
+    with tab(browser, demo.url) as found:
+        found.open(f"{demo.url}/fc_demo/earthquakes/map?style=magnitud")
+
+        assert found.state == "error"
+        assert "near it: magnitude" in found.page.inner_text("#errors")
+
+
+def test_a_legend_has_circles_as_large_as_the_map(browser: Browser, demo: Server) -> None:
+    """In pixels, as the style has them."""
+    with tab(browser, demo.url) as found:
+        found.open(f"{demo.url}/fc_demo/earthquakes/map")
+        items = demo.get("/fc_demo/earthquakes/run/legend.json").json()["items"]
+        sizes = [item["size"] for item in items if item["kind"] == "class"]
+        signs = found.page.locator("#legend .sign.circle").all()
+
+        assert [sign.bounding_box()["width"] for sign in signs] == pytest.approx(sizes, abs=0.5)  # type: ignore[index]
+
+
 def test_an_edit_changes_the_map(browser: Browser, serve: Callable[..., Server]) -> None:
     """The promise of the product: save the file, load the page, see it."""
     server = serve({"city/box.py": BOX.replace("COLOUR", "200")})

@@ -189,7 +189,11 @@ async def _as_layer(request: Request, target: Target, grant: Grant, services: Se
     try:
         call = await _resolved(request, target, grant, services)
     except BadRequest:
-        return await _resolved(request, replace(target, address=Address()), grant, services), False
+        try:
+            return await _resolved(request, replace(target, address=Address()), grant, services), False
+        except BadRequest:  # of the query, as for an unknown style: the page is there, and tells it
+            call = await _called(request, replace(target, address=Address()), grant, [], services)
+            return call, call.udf.is_layer
     return call, call.udf.is_layer or await _is_layer(call, services)
 
 

@@ -29,6 +29,7 @@ from tileserver.styles.raster import RasterPart
 DEFAULT: Final = "default"
 AUTO: Final = "auto"
 LEGEND: Final = "tileserver:legend"
+_EXAMPLES: Final = {"attribute": "mag", "range": "0:9", "values": "a|b"}
 # Beside this file where the package is installed, beside the package where it runs from its sources.
 _FOLDERS: Final = (Path(__file__).parent / "shipped", Path(__file__).parents[2] / "styles")
 
@@ -185,6 +186,8 @@ def completed(style: Style, summary: Summary, own: Styles = _NONE) -> Style:
     found = parameters.completed(base.document, style.given, summary)
     if found is None:
         wanted = ", ".join(sorted(parameters.left_open(base.document, style.given)))
-        example = "choropleth(attribute=mag, range=0:9)"
-        raise BadRequest(f"the data doesn't say what {style.name} needs ({wanted}); write it: {example}")
+        example = ", ".join(f"{key}={_EXAMPLES[key]}" for key in parameters.declared(base.document))
+        raise BadRequest(
+            f"the data doesn't say what {style.name} needs ({wanted}); write it: {style.name}({example})"
+        )
     return _given(base, found)
