@@ -177,3 +177,16 @@ def udf(bounds: fused.types.Bounds = None, note: str = "</script><script>window.
 
         assert found.page.evaluate("window.pwned") is None
         assert found.page.input_value("input[name=note]") == "</script><script>window.pwned=1</script>"
+
+
+def test_a_point_on_the_border_of_tiles_is_shown(browser: Browser, serve: Callable[..., Server]) -> None:
+    """The only one that there is, where the equator meets the prime meridian."""
+    frame = "gpd.GeoDataFrame({'name': ['Null Island']}, geometry=gpd.points_from_xy([0], [0]), crs=4326)"
+    head = "import fused\nimport geopandas as gpd\n@fused.udf\ndef udf(bounds: fused.types.Bounds = None):\n"
+    code = f"{head}    return {frame}\n"
+    server = serve({"city/island.py": code})
+    with tab(browser, server.url) as found:
+        found.open(f"{server.url}/{server.tokens['city']}/island/map")
+        found.page.mouse.click(*found.place(0, 0))
+
+        assert "Null Island" in found.page.inner_text(".attributes")
