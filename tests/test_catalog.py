@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,19 @@ def test_a_canvas_is_a_folder_with_a_udf_or_a_canvas_toml(tmp_path: Path) -> Non
     )
 
     assert catalog.names() == ["city", "empty"]
+
+
+def test_links_pipes_and_devices_keep_no_canvas_from_being_read(tmp_path: Path) -> None:
+    """Those that lead to themselves, or that to read would never end."""
+    catalog = write(tmp_path, {"city/a.py": UDF, "city/styles/x.json": "{}"})
+    for place in ("", "city", "city/styles"):
+        (tmp_path / place / "loop.json").symlink_to("loop.json")
+    (tmp_path / "city" / "zero.py").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "city" / "pipe.py")
+    os.mkfifo(tmp_path / "city" / "styles" / "pipe.json")
+
+    assert catalog.names() == ["city"]
+    assert list(catalog.load("city").udfs) == ["a"]
 
 
 def test_both_layouts_are_read_and_modules_are_told_apart(tmp_path: Path) -> None:

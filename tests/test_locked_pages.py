@@ -84,6 +84,17 @@ def test_a_passcode_opens_the_map(browser: Browser, server: Server) -> None:
         assert chart.evaluate("one => getComputedStyle(one).color") == "rgb(1, 2, 3)"
 
 
+def test_a_broken_function_says_why_to_who_has_the_passcode(browser: Browser, server: Server) -> None:
+    """On its page, in the place of the map."""
+    server.write({"city/broken.py": "@fused.udf\ndef udf(:\n"})
+    token = server.access.share("city", passcode="sesame").token
+    with tab(browser, server.url) as found:
+        found.page.goto(f"{server.url}/{token}/broken/map")
+        found.page.fill("input[name=secret]", "sesame")
+        found.page.click("#lock button")
+        expect(found.page.locator(".reason")).to_contain_text("SyntaxError")
+
+
 def test_an_access_token_opens_a_team_canvas(browser: Browser, server: Server) -> None:
     """The shell asks for what the canvas wants; another tab begins anew."""
     token = server.access.share("city", team=True).token

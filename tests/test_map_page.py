@@ -124,6 +124,26 @@ def test_a_wrong_argument_is_shown_at_its_field(browser: Browser, demo: Server) 
         found.page.wait_for_selector("html[data-map=idle]", state="attached")
 
 
+def test_what_is_wrong_in_the_address_is_told_on_the_page(browser: Browser, demo: Server) -> None:
+    """A link with an unknown style opens the page, which says what the server says."""
+    with tab(browser, demo.url) as found:
+        found.open(f"{demo.url}/fc_demo/earthquakes/map?style=magnitud")
+
+        assert found.state == "error"
+        assert "near it: magnitude" in found.page.inner_text("#errors")
+
+
+def test_a_legend_has_circles_as_large_as_the_map(browser: Browser, demo: Server) -> None:
+    """In pixels, as the style has them."""
+    with tab(browser, demo.url) as found:
+        found.open(f"{demo.url}/fc_demo/earthquakes/map")
+        items = demo.get("/fc_demo/earthquakes/run/legend.json").json()["items"]
+        sizes = [item["size"] for item in items if item["kind"] == "class"]
+        signs = found.page.locator("#legend .sign.circle").all()
+
+        assert [sign.bounding_box()["width"] for sign in signs] == pytest.approx(sizes, abs=0.5)  # type: ignore[index]
+
+
 def test_an_edit_changes_the_map(browser: Browser, serve: Callable[..., Server]) -> None:
     """The promise of the product: save the file, load the page, see it."""
     server = serve({"city/box.py": BOX.replace("COLOUR", "200")})
@@ -157,3 +177,16 @@ def udf(bounds: fused.types.Bounds = None, note: str = "</script><script>window.
 
         assert found.page.evaluate("window.pwned") is None
         assert found.page.input_value("input[name=note]") == "</script><script>window.pwned=1</script>"
+
+
+def test_a_point_on_the_border_of_tiles_is_shown(browser: Browser, serve: Callable[..., Server]) -> None:
+    """The only one that there is, where the equator meets the prime meridian."""
+    frame = "gpd.GeoDataFrame({'name': ['Null Island']}, geometry=gpd.points_from_xy([0], [0]), crs=4326)"
+    head = "import fused\nimport geopandas as gpd\n@fused.udf\ndef udf(bounds: fused.types.Bounds = None):\n"
+    code = f"{head}    return {frame}\n"
+    server = serve({"city/island.py": code})
+    with tab(browser, server.url) as found:
+        found.open(f"{server.url}/{server.tokens['city']}/island/map")
+        found.page.mouse.click(*found.place(0, 0))
+
+        assert "Null Island" in found.page.inner_text(".attributes")

@@ -148,6 +148,14 @@ def test_what_a_request_says_comes_back_as_json(server: Server, path: str) -> No
 # -- policy
 
 
+@pytest.mark.parametrize("path", ["/{town}", "/{town}/roads/map"])
+def test_a_token_is_never_the_name_of_a_host(server: Server, path: str) -> None:
+    """Of an address with two slashes before it no page makes one that another host is asked for."""
+    text = server.get(f"/{path}", headers={"accept": "text/html"}).text
+
+    assert '"//' not in text and "//{}".format(server.tokens["town"]) not in text
+
+
 @pytest.mark.parametrize("path", ["/", "/{town}", "/{town}/roads/map"])
 def test_only_scripts_with_the_nonce_run(server: Server, path: str) -> None:
     """docs/http.md: another nonce for every answer, never 'self'; nothing is allowed that isn't named."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import geopandas as gpd
@@ -112,3 +113,32 @@ def test_nothing_to_say_is_nothing_to_draw() -> None:
     frame = named(*shapely.points([0, 20, 40], [0, 0, 0]), names=["", "  ", None])  # type: ignore[list-item]
 
     assert draw(frame, job(WORLD))[1]["empty"] is True
+
+
+def test_a_thousandfold_crowd_is_drawn_at_once_and_alike_in_neighbours() -> None:
+    """Fifty thousand labels within a few pixels of the border of two tiles."""
+    random = np.random.default_rng(5)
+    xs, ys = random.normal(0, 4, 50_000), random.normal(40, 4, 50_000)
+    crowd = named(
+        *map(shapely.Point, xs, ys), names=[f"Town {number * 37 % 1000}" for number in range(50_000)]
+    )
+    started = time.perf_counter()
+    west, east = (picture(crowd, job(Tile(x=x, y=0, z=1))) for x in (0, 1))
+
+    assert time.perf_counter() - started < 20
+    assert letters(west)[:, -1].any()
+    assert abs(west[:, :, -1] - east[:, :, 0]).mean() < 30  # letters go on where the tile ends
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"text-size": 1e9},
+        {"text-size": ["/", 1, 0]},
+        {"text-field": "word " * 20_000},
+        {"text-field": "x" * 99_999},
+    ],
+)
+def test_no_size_or_length_is_too_much(layout: dict[str, Any]) -> None:
+    """Texts are drawn as large and as long as a picture could show them."""
+    assert letters(picture(named(shapely.Point(0, 0)), job(WORLD, layout))).any()

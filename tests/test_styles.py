@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import time
 from typing import Any
 
 import pytest
@@ -41,6 +43,9 @@ def changed(*path: Any, to: Any) -> dict[str, Any]:
 
 
 PAINT = ("layers", 0, "paint")
+NESTED: Any = ["zoom"]
+for _ in range(500):
+    NESTED = ["abs", NESTED]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,14 @@ PAINT = ("layers", 0, "paint")
         (changed("layers", 0, "id", to=""), "layers[0].id"),
         (changed("layers", 0, "minzoom", to="3"), "layers[0].minzoom"),
         (changed("layers", 0, "layout", "visibility", to="hidden"), "layers[0].layout.visibility"),
+        (changed("layers", 0, "layout", "visibility", to=[]), "layers[0].layout.visibility"),
+        (changed("layers", 0, "filter", to=[["get", "a"]]), "layers[0].filter[0]"),
+        (changed("metadata", "tileserver:parameters", to=["a"]), "metadata.tileserver:parameters"),
+        (
+            changed("metadata", "tileserver:parameters", to={"attribute": "a", "range": [0, 0]}),
+            "metadata.tileserver:parameters.range",
+        ),
+        (changed(*PAINT, "circle-color", to="hsl(1e999, 50%, 50%)"), "layers[0].paint.circle-color"),
         (changed(*PAINT, "circle-colour", to="#fff"), "layers[0].paint.circle-colour"),
         (changed(*PAINT, "circle-color", to="reddish"), "layers[0].paint.circle-color"),
         (changed(*PAINT, "circle-opacity", to=2), "layers[0].paint.circle-opacity"),
@@ -84,6 +97,65 @@ def test_a_fault_is_named_by_its_path(document: Any, path: str) -> None:
 
     assert caught.value.path == path
     assert caught.value.message.startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (math.nan, "circle-radius"),
+        (10**400, "circle-radius"),
+        (["match", ["get", "a"], math.inf, 1, 2], "circle-radius[2]"),
+        (["step", ["get", "a"], 1, 10**400, 2], "circle-radius[3]"),
+        (["+", *[1] * 30_000], "circle-radius"),
+        (NESTED, "circle-radius[1][1][1]"),
+    ],
+)
+def test_what_is_too_much_is_refused_by_its_path(value: Any, path: str) -> None:
+    """Numbers that are none or too large, and documents that would take long or end the stack."""
+    with pytest.raises(StyleFault) as caught:
+        styles.read(json.dumps(changed(*PAINT, "circle-radius", to=value)), "mine")
+    assert caught.value.path.startswith(f"layers[0].paint.{path}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(changed(*PAINT, "circle-color", to="rgb(" + "1" * 200_000)),
+        json.dumps(changed(*PAINT, "circle-radius", to=["to-number", "1" * 200_000 + "x"])),
+        json.dumps({**DOCUMENT, "x" * 200_000: 1}),
+        json.dumps({**DOCUMENT, "layers": [{"id": str(at)} for at in range(9000)]}),
+    ],
+)
+def test_hostile_documents_are_refused_at_once(text: str) -> None:
+    """Whatever is in them, in a second and in few words."""
+    started = time.perf_counter()
+    with pytest.raises(StyleFault) as caught:
+        styles.read(text, "mine")
+    assert time.perf_counter() - started < 4
+    assert len(caught.value.message) < 1100
+
+
+def test_a_reference_is_read_at_once() -> None:
+    """Spaces and quotes that are nowhere closed."""
+    started = time.perf_counter()
+    with pytest.raises(BadRequest):
+        find("choropleth(attribute=" + " " * 20_000 + '"x)')
+    assert time.perf_counter() - started < 4
+
+
+def test_constants_are_what_javascript_makes_of_them() -> None:
+    """Nothing to choose from, and digits for more than a number holds."""
+    for value, expected in (
+        (["min"], math.inf),
+        (["max"], -math.inf),
+        (["to-number", f"0x{'f' * 400}"], math.inf),
+    ):
+        radius = (
+            parse(changed(*PAINT, "circle-radius", to=["+", 0, value]), "mine")
+            .layers[0]
+            .node("circle-radius")
+        )
+        assert radius.value == expected
 
 
 def test_a_near_name_is_suggested() -> None:
@@ -167,6 +239,9 @@ def test_what_the_data_does_not_say_has_to_be_written() -> None:
         ((-13.0, 1234.0), (-100.0, 1300.0)),
         ((5.0, 5.0), (4.5, 5.5)),
         ((0.00012, 0.00034), (0.0001, 0.0004)),
+        ((1.2e-15, 3.4e-15), (1e-15, 4e-15)),
+        ((-1.5e299, 1e299), (-2e299, 1e299)),
+        ((1e15, 1e15), (1e15 - 1000, 1e15 + 1000)),
     ],
 )
 def test_ranges_are_easy_to_read(facts: tuple[float, float], expected: tuple[float, float]) -> None:
@@ -174,7 +249,28 @@ def test_ranges_are_easy_to_read(facts: tuple[float, float], expected: tuple[flo
     assert rounded(*facts) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("facts", [None, [], {"a": 1}, {"a": {"range": ["x", None]}}, {"a": {"values": 3}}])
+@pytest.mark.parametrize("name", ["choropleth", "magnitude", "auto"])
+@pytest.mark.parametrize("numbers", [(1e-15, 2e-15), (0, 1e-5), (7, 7), (1e17, 1e17 + 64), (-1e299, 1e299)])
+def test_numbers_of_any_size_have_colours(name: str, numbers: tuple[float, float]) -> None:
+    """Also where the style's own curves are steep."""
+    made = completed(find(name), Summary.of({"a": {"range": [*map(float, numbers)]}}))
+    stops = legend(made, {"Point"})["items"][0]["stops"]
+
+    assert stops[0][0] <= numbers[0] and numbers[1] <= stops[-1][0]
+    assert find(made.reference).digest == made.digest
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        None,
+        [],
+        {"a": 1},
+        {"a": {"range": [10**400, 10**401]}},
+        {"a": {"range": ["x", None]}},
+        {"a": {"values": 3}},
+    ],
+)
 def test_a_workers_summary_is_not_trusted(facts: Any) -> None:
     """What is malformed says nothing."""
     assert Summary.of(facts) == Summary()
@@ -210,6 +306,25 @@ def test_classes_of_a_match() -> None:
         "color": "#4477aabf",
         "outline": "#4a5960",
     }
+
+
+def test_a_legend_is_short_enough_to_read() -> None:
+    """A hundred classes, and that there are others."""
+    pairs = [one for at in range(5000) for one in (str(at), "red")]
+    document = changed(*PAINT, "circle-color", to=["match", ["get", "kind"], *pairs, "blue"])
+    started = time.perf_counter()
+    items = legend(styles.read(json.dumps(document), "mine"), {"Point"})["items"]
+
+    assert time.perf_counter() - started < 4
+    assert len(items) == 101 and items[-1]["label"] == "and others"
+
+
+def test_a_legend_has_colours_where_a_curve_has_none() -> None:
+    """Where the powers of a base are no numbers."""
+    curve = ["interpolate", ["exponential", 10], ["get", "a"], 0, "red", 1000, "blue"]
+    items = legend(parse(changed(*PAINT, "circle-color", to=curve), "mine"), {"Point"})["items"]
+
+    assert {colour[0] for _, colour in items[0]["stops"]} == {"#"}
 
 
 def test_classes_of_a_step_are_told_by_their_limits() -> None:

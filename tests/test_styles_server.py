@@ -112,6 +112,19 @@ def test_faults_of_styles_are_problems_of_their_canvas(tmp_path: Any) -> None:
     assert canvas.udfs["points"].settings.style == ""
 
 
+def test_what_is_left_open_is_the_same_where_nothing_is_stored(serve: Callable[..., Server]) -> None:
+    """A function whose numbers are others each time it runs, and whose results are not kept."""
+    other = POINTS.replace("import fused", "import fused\nimport random").replace(
+        "9.0]", "random.random() * 1e4]"
+    )
+    server = serve({"city/points.py": other, "city/canvas.toml": "[udf.points]\ncache = false\n"})
+    styles = [server.get("/{city}/points/run/style.json?style=auto").json()["layers"] for _ in range(3)]
+    answer = server.get("/{city}/points/run/tiles/0/0/0.png?style=auto")
+
+    assert styles[0] == styles[1] == styles[2]
+    assert answer.headers["x-cache"] == "miss" and answer.headers["cache-control"] == "no-store"
+
+
 def test_what_is_left_open_is_the_same_in_all_tiles(serve: Callable[..., Server]) -> None:
     """The range comes from the UDF's own data, not from what a tile or a query has of it."""
     server = serve(FILES)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -157,15 +158,18 @@ def has_udf(folder: Path) -> bool:
 
 def _mentions_udf(path: Path) -> bool:
     try:
-        return b"udf" in path.read_bytes()
+        return path.is_file() and b"udf" in path.read_bytes()
     except OSError:
         return False
 
 
 def _stamp(path: Path | str) -> _Stamp | None:
+    """None for what isn't there, and for pipes and devices, which to read may never end."""
     try:
         facts = os.stat(path)
     except (OSError, ValueError):  # a name from a URL may be one that no file can have
+        return None
+    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
         return None
     return (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)
 
@@ -208,7 +212,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, _Stamp]]:
             name = entry.name
             if name[0] == ".":
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 if name != "__pycache__" and not entry.is_symlink():
                     folders.append(f"{prefix}{name}/")
             elif not name.endswith((".pyc", "~", ".swp")) and (stamp := _stamp(f"{root}/{prefix}{name}")):
@@ -217,6 +221,13 @@ def _walk(folder: Path) -> Iterator[tuple[str, _Stamp]]:
                 if not left:
                     return
         pending.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 class _Reader:

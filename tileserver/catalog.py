@@ -57,7 +57,7 @@ class Catalog:
             entries = sorted(os.scandir(self._workspace), key=lambda entry: entry.name)
         except OSError:
             return []
-        return [entry.name for entry in entries if entry.is_dir() and self.has(entry.name)]
+        return [entry.name for entry in entries if self.has(entry.name)]
 
     def has(self, name: str) -> bool:
         """Whether there is a canvas of this name now."""

@@ -198,7 +198,7 @@ _HOME_HINT: Final = (
 
 def _prose(text: str) -> str:
     """A docstring as people write it: blank lines end paragraphs, backquotes mark code."""
-    marked = re.sub(r"(`+)([^`]+)\1", r"<code>\2</code>", escape(text))
+    marked = re.sub(r"(?<!`)(`+)(?!`)([^`]+)\1", r"<code>\2</code>", escape(text))
     return "".join(f"<p>{part.strip()}</p>" for part in re.split(r"\n\s*\n", marked) if part.strip())
 
 

@@ -92,6 +92,7 @@ class Services(Doors):
     waits: Waits = field(default_factory=Waits)
     metatiles: Metatiles = field(default_factory=Metatiles)
     described: Kept[Layer | TileServerError] = field(default_factory=lambda: Kept(60))
+    summaries: Kept[Summary] = field(default_factory=lambda: Kept(3600))
     recent: Cache = field(default_factory=lambda: Cache.recent(_RECENT_SIZE))
 
 
@@ -186,11 +187,18 @@ async def settled(style: Style, call: Call, services: Services) -> Style:
     """
     if not style.is_open:
         return style
-    try:
-        facts = (await answer(_sample(call, services), services)).stored.encoded.meta.get("summary")
-    except (UdfError, BadRequest):
-        facts = None
-    return completed(style, Summary.of(facts), call.udf.styles)
+    sample = _sample(call, services)
+    key = sample.cache_key()
+    summary = services.summaries.get(key)
+    if summary is None:
+        try:
+            facts = (await answer(sample, services)).stored.encoded.meta
+        except (UdfError, BadRequest):
+            return completed(style, Summary(), call.udf.styles)
+        summary = Summary.of(facts.get("summary"))
+        if not sample.max_age and not facts.get("read_caller"):  # no cache keeps it
+            services.summaries.set(key, summary)
+    return completed(style, summary, call.udf.styles)
 
 
 class Basis(NamedTuple):

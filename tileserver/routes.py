@@ -189,7 +189,11 @@ async def _as_layer(request: Request, target: Target, grant: Grant, services: Se
     try:
         call = await _resolved(request, target, grant, services)
     except BadRequest:
-        return await _resolved(request, replace(target, address=Address()), grant, services), False
+        try:
+            return await _resolved(request, replace(target, address=Address()), grant, services), False
+        except BadRequest:  # of the query, as for an unknown style: the page is there, and tells it
+            call = await _called(request, replace(target, address=Address()), grant, [], services)
+            return call, call.udf.is_layer
     return call, call.udf.is_layer or await _is_layer(call, services)
 
 
@@ -346,7 +350,8 @@ def _path(request: Request) -> str:
     path = path_of(request)
     for ending in _DOCUMENTS:
         path = path.removesuffix(ending)
-    return path.rstrip("/")
+    # With two slashes before it, a token would be the name of a host.
+    return f"/{path.strip('/')}"
 
 
 def _base(request: Request) -> str:

@@ -22,20 +22,29 @@ REACH: Final = 256  # pixels of the style around a picture whose labels are look
 _ROUNDS: Final = 2
 _LINE_HEIGHT: Final = 1.2  # of the size
 _SMALLEST: Final = 4.0  # pixels; what is smaller can't be read
+_LARGEST: Final = 512.0  # pixels
+_LONGEST: Final = 1000  # characters
+_WIDEST_HALO: Final = 0.25  # of the size, as MapLibre has it
+_CELLS: Final = 16  # of a picture's width and height, in each of which so many labels are looked at:
+_IN_CELL: Final = 8
 
 Boxes = NDArray[np.float64]
 
 
 def draw(picture: NDArray[np.uint8], labels: Labels, places: NDArray[np.float64], scale: float) -> None:
     """Draw labels at their places (pixels from the upper left corner) into RGBA (height, width, 4)."""
-    placed = [_Placed.of(labels, at, place, scale) for at, place in enumerate(places)]
-    if not placed:
+    if not len(places):
         return
-    boxes = np.array([one.box for one in placed])
-    padding = labels.padding * scale
-    shown = np.ones(len(placed), bool) if labels.overlap else _uncluttered(labels, places, boxes, padding)
     height, width = picture.shape[:2]
-    halo = labels.halo_width[:, None] * scale + 2
+    if not labels.overlap:
+        kept = _thinned(_ordered(labels, places), places, width / _CELLS, height / _CELLS)
+        labels, places = labels.taken(kept), places[kept]
+    placed = [_Placed.of(labels, at, place, scale) for at, place in enumerate(places)]
+    boxes = np.array([one.box for one in placed])
+    shown = np.ones(len(placed), bool)
+    if not labels.overlap:
+        shown = _uncluttered(_ordered(labels, places), boxes, labels.padding * scale)
+    halo = np.array([[one.size * _WIDEST_HALO] for one in placed]) + 2
     wide = boxes + halo * (-1, -1, 1, 1)
     inside = (wide[:, 0] < width) & (wide[:, 1] < height) & (wide[:, 2] > 0) & (wide[:, 3] > 0)
     for at in np.flatnonzero(shown & inside):
@@ -50,9 +59,9 @@ class _Placed:
 
     @classmethod
     def of(cls, labels: Labels, at: int, place: Any, scale: float) -> _Placed:
-        size = max(float(labels.size[at]) * scale, _SMALLEST)
+        size = min(max(float(labels.size[at]) * scale, _SMALLEST), _LARGEST)
         font = _font(round(size * 4) / 4)
-        lines = _wrapped(labels.texts[at], font, labels.max_width * size)
+        lines = _wrapped(labels.texts[at][:_LONGEST], font, labels.max_width * size)
         width = max(font.getlength(line) for line in lines)
         height = len(lines) * size * _LINE_HEIGHT
         x, y = float(place[0]) + labels.offset[0] * size, float(place[1]) + labels.offset[1] * size
@@ -62,10 +71,10 @@ class _Placed:
         return cls(lines, font, size, (left, top, left + width, top + height))
 
 
-def _snapped(place: float) -> float:
+def _snapped(place: Any) -> Any:
     """An eighth of a pixel: places of the same label in two tiles differ by a rounding, and hardly any lies
     where eighths are split."""
-    return round(place * 8 + 0.0137) / 8
+    return np.round(place * 8 + 0.0137) / 8
 
 
 @functools.lru_cache(maxsize=64)
@@ -89,35 +98,49 @@ def _wrapped(text: str, font: Any, width: float) -> list[str]:
     return lines or [text]
 
 
-def _uncluttered(
-    labels: Labels, places: NDArray[np.float64], boxes: Boxes, padding: float
-) -> NDArray[np.bool_]:
-    """Which labels are shown."""
+def _ordered(labels: Labels, places: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The labels, those that come before others first."""
     order = sorted(
-        range(len(boxes)),
+        range(len(places)),
         key=lambda at: (labels.key[at], labels.texts[at], round(places[at][1]), round(places[at][0])),
     )
+    return np.array(order, np.intp)
+
+
+def _thinned(
+    order: NDArray[np.intp], places: NDArray[np.float64], width: float, height: float
+) -> NDArray[np.intp]:
+    """Of each cell of a grid that neighbouring tiles share the first labels: of thousands at one place hardly
+    any is shown, and all pairs of them would be too many."""
+    cells = np.floor(_snapped(places[order]) / (width, height)).astype(np.int64)
+    _, numbers = np.unique(cells, axis=0, return_inverse=True)
+    together = np.argsort(numbers, kind="stable")
+    begins = np.flatnonzero(np.diff(numbers[together], prepend=-1))
+    nth = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
+    return np.sort(order[together[nth < _IN_CELL]])
+
+
+def _uncluttered(order: NDArray[np.intp], boxes: Boxes, padding: float) -> NDArray[np.bool_]:
+    """Which labels are shown."""
     rank = np.empty(len(order), int)
     rank[order] = np.arange(len(order))
     wide = boxes + np.array([-padding, -padding, padding, padding])
-    pairs = _collisions(wide)
+    first, second = _collisions(wide)
+    losers = np.where(rank[first] > rank[second], first, second)
     shown = np.zeros(len(boxes), bool)
     left = np.ones(len(boxes), bool)
     for _ in range(_ROUNDS):
         beaten = np.zeros(len(boxes), bool)
-        for one, other in pairs:
-            if left[one] and left[other]:
-                beaten[one if rank[one] > rank[other] else other] = True
+        beaten[losers[left[first] & left[second]]] = True
         new = left & ~beaten
         shown |= new
         left &= beaten
-        for one, other in pairs:
-            left[one] &= not new[other]
-            left[other] &= not new[one]
+        left[first[new[second]]] = False
+        left[second[new[first]]] = False
     return shown
 
 
-def _collisions(boxes: Boxes) -> list[tuple[int, int]]:
+def _collisions(boxes: Boxes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pairs of boxes that overlap."""
     from shapely import STRtree, box
 
@@ -125,12 +148,12 @@ def _collisions(boxes: Boxes) -> list[tuple[int, int]]:
     tree = STRtree(covered)
     first, second = tree.query(tree.geometries)
     pairs = first < second
-    return list(zip(first[pairs].tolist(), second[pairs].tolist(), strict=True))
+    return first[pairs], second[pairs]
 
 
 def _write(picture: NDArray[np.uint8], placed: _Placed, labels: Labels, at: int, scale: float) -> None:
     """One label over what is there."""
-    halo = float(labels.halo_width[at]) * scale
+    halo = min(float(labels.halo_width[at]) * scale, placed.size * _WIDEST_HALO)
     reach = int(np.ceil(halo)) + 2
     left, top = int(np.floor(placed.box[0])) - reach, int(np.floor(placed.box[1])) - reach
     width, height = (int(np.ceil(placed.box[side + 2] - placed.box[side])) + 2 * reach + 2 for side in (0, 1))

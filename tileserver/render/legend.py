@@ -53,12 +53,18 @@ class _Pen:
         return tuple(round(length * self.scale) for length in lengths)
 
     def paper(self, width: float, height: float) -> Image.Image:
-        size = self.pixels(width, height)
-        cover = Image.new("L", (size[0] * _SHARPER, size[1] * _SHARPER))
-        box = (0, 0, cover.width - 1, cover.height - 1)
-        ImageDraw.Draw(cover).rounded_rectangle(box, 6 * self.scale * _SHARPER, fill=255)
-        picture = Image.new("RGBA", (size[0], size[1]), self.ground)
-        picture.putalpha(cover.resize((size[0], size[1]), Image.Resampling.BOX))
+        wide, high = self.pixels(width, height)
+        radius = 6 * self.scale
+        side = 2 * radius * _SHARPER
+        large = Image.new("L", (side, side))
+        ImageDraw.Draw(large).ellipse((0, 0, side - 1, side - 1), fill=255)
+        round_one = large.resize((2 * radius, 2 * radius), Image.Resampling.BOX)
+        cover = Image.new("L", (wide, high), 255)
+        for left, x in ((0, 0), (radius, wide - radius)):
+            for top, y in ((0, 0), (radius, high - radius)):
+                cover.paste(round_one.crop((left, top, left + radius, top + radius)), (x, y))
+        picture = Image.new("RGBA", (wide, high), self.ground)
+        picture.putalpha(cover)
         return picture
 
     def write(
@@ -88,7 +94,7 @@ class _Gradient:
     def __init__(self, item: Mapping[str, Any], title: str, pen: _Pen) -> None:
         self.pen = pen
         self.stops = [(float(value), _colour(colour)) for value, colour in item["stops"]]
-        named = " ".join(filter(None, (str(item.get("label", "")), _in_brackets(item.get("unit")))))
+        named = " ".join(filter(None, (_cut(str(item.get("label", ""))), _in_brackets(item.get("unit")))))
         self.label = "" if named == title else _cut(named)
         self.width = max(_NARROWEST, pen.length(self.label, _TEXT))
         self.height = (_TEXT + 6 if self.label else 0) + _BAR + 4 + _TEXT + 4
@@ -173,7 +179,7 @@ def _blocks(legend: Mapping[str, Any], pen: _Pen) -> list[Any]:
 
 
 def _in_brackets(unit: object) -> str:
-    return f"({unit})" if unit else ""
+    return f"({_cut(str(unit))})" if unit else ""
 
 
 def _cut(text: str) -> str:

@@ -15,13 +15,15 @@ async function open(authorization) {
     message.textContent = "The server does not answer.";
     return;
   }
-  if (response.ok) {
+  // A function that can't be served has a page too, that says why.
+  const isPage = response.headers.get("content-type")?.startsWith("text/html");
+  if (response.ok || (response.status === 422 && isPage)) {
     sessionStorage.setItem(key, authorization);
     await become(await response.text());
     return;
   }
   sessionStorage.removeItem(key);
-  message.textContent = (await response.json()).detail;
+  message.textContent = isPage ? `${response.status} ${response.statusText}` : (await response.json()).detail;
   form.elements.secret.select();
 }
 

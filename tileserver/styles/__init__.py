@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from tileserver.errors import BadRequest
 from tileserver.styles import parameters, raster
+from tileserver.styles.bounds import check_size
 from tileserver.styles.fault import StyleFault as StyleFault
 from tileserver.styles.layers import Layer, check_keys, read_layers
 from tileserver.styles.parameters import NO_ARGUMENTS, Arguments, Summary
@@ -28,6 +29,7 @@ from tileserver.styles.raster import RasterPart
 DEFAULT: Final = "default"
 AUTO: Final = "auto"
 LEGEND: Final = "tileserver:legend"
+_EXAMPLES: Final = {"attribute": "mag", "range": "0:9", "values": "a|b"}
 # Beside this file where the package is installed, beside the package where it runs from its sources.
 _FOLDERS: Final = (Path(__file__).parent / "shipped", Path(__file__).parents[2] / "styles")
 
@@ -81,6 +83,7 @@ def parse(document: Any, name: str) -> Style:
     if not isinstance(about, dict):
         raise StyleFault("metadata", "takes an object")
     legend = raster.about(about, LEGEND)
+    parameters.check(about.get(parameters.KEY, {}))
     text = json.dumps(document, sort_keys=True, ensure_ascii=True)
     return Style(
         name=name,
@@ -110,10 +113,8 @@ def read(text: str | bytes, name: str) -> Style:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise StyleFault("", f"is not JSON: {error}") from None
-    try:
-        return parse(document, name)
-    except RecursionError:
-        raise StyleFault("", "is nested too deep") from None
+    check_size(document)
+    return parse(document, name)
 
 
 @functools.cache
@@ -185,6 +186,8 @@ def completed(style: Style, summary: Summary, own: Styles = _NONE) -> Style:
     found = parameters.completed(base.document, style.given, summary)
     if found is None:
         wanted = ", ".join(sorted(parameters.left_open(base.document, style.given)))
-        example = "choropleth(attribute=mag, range=0:9)"
-        raise BadRequest(f"the data doesn't say what {style.name} needs ({wanted}); write it: {example}")
+        example = ", ".join(f"{key}={_EXAMPLES[key]}" for key in parameters.declared(base.document))
+        raise BadRequest(
+            f"the data doesn't say what {style.name} needs ({wanted}); write it: {style.name}({example})"
+        )
     return _given(base, found)

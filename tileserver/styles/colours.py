@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final, NamedTuple
 
@@ -40,7 +41,7 @@ def _hexadecimal(word: str) -> Colour | None:
     return Colour(red, green, blue, alpha)
 
 
-_NUMBER: Final = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)"
+_NUMBER: Final = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)"
 _PARTS: Final = rf"\s*{_NUMBER}(%|deg)?(?:(\s*,\s*)|\s+){_NUMBER}(%)?(?:(\s*,\s*)|\s+){_NUMBER}(%)?"
 _CALL: Final = re.compile(rf"(rgb|hsl)a?\({_PARTS}(?:\s*([,/])\s*{_NUMBER}(%)?)?\s*\)", re.ASCII)
 
@@ -55,7 +56,7 @@ def _function(word: str) -> Colour | None:
     alpha = 1.0 if opacity is None else _clamped(float(opacity) / (100 if share else 1))
     units = (a_unit, b_unit, c_unit)
     if name == "hsl":
-        if a_unit == "%" or units[1:] != ("%", "%"):
+        if a_unit == "%" or units[1:] != ("%", "%") or not math.isfinite(float(a)):
             return None
         return _from_hsl(float(a), _clamped(float(b) / 100), _clamped(float(c) / 100), alpha)
     if units not in ((None,) * 3, ("%",) * 3):

@@ -89,17 +89,16 @@ def _match(node: Node, feature: Feature) -> Any:
 
 def _curve(node: Node, feature: Feature) -> Any:
     base, labels = node.value
-    outputs = node.args[1:]
-    if len(outputs) == 1:
-        return evaluate(outputs[0], feature)
+    if len(labels) == 1:
+        return evaluate(node.args[1], feature)
     value = evaluate(node.args[0], feature)
     if math.isnan(value):
         raise EvaluationError("the input of a curve is not a number")
     at = bisect_right(labels, value) - 1
     if at < 0 or node.op == "step" or at == len(labels) - 1:
-        return evaluate(outputs[max(at, 0)], feature)
+        return evaluate(node.args[1 + max(at, 0)], feature)
     share = progress(value, base, labels[at], labels[at + 1])
-    low, high = (evaluate(outputs[index], feature) for index in (at, at + 1))
+    low, high = (evaluate(node.args[1 + index], feature) for index in (at, at + 1))
     if node.type == "color":
         return Colour(*(a + share * (b - a) for a, b in zip(low, high, strict=True)))
     return low + share * (high - low)
@@ -150,7 +149,7 @@ def colour_of(value: Any) -> Colour | None:
     return value if isinstance(value, Colour) else None
 
 
-_DECIMAL: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _RADIX: Final = re.compile(r"0(x[0-9a-f]+|o[0-7]+|b[01]+)", re.ASCII | re.IGNORECASE)
 _ENDLESS: Final = {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf, "": 0.0}
 _BLANK: Final = " \t\n\v\f\r\u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(
@@ -170,7 +169,8 @@ def number_of(value: Any) -> float:
     if text in _ENDLESS:
         return _ENDLESS[text]
     if _RADIX.fullmatch(text):
-        return float(int(text, 0))
+        number = int(text, 0)
+        return float(number) if number.bit_length() < 1024 else math.inf
     return float(text) if _DECIMAL.fullmatch(text) else math.nan
 
 
@@ -257,7 +257,8 @@ def _rounded(a: float) -> int:
 
 
 def _extreme(choose: Callable[..., float]) -> Callable[..., float]:
-    return lambda *numbers: math.nan if any(map(math.isnan, numbers)) else choose(numbers)
+    none = -choose(-math.inf, math.inf)
+    return lambda *numbers: math.nan if any(map(math.isnan, numbers)) else choose(numbers, default=none)
 
 
 _CALLS: Final[dict[str, Callable[..., Any]]] = {

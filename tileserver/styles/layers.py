@@ -67,9 +67,11 @@ def read_layers(value: Any) -> tuple[Layer, ...]:
     if not isinstance(value, list):
         raise StyleFault("layers", "takes a list of layers")
     found = [_layer(one, f"layers[{at}]") for at, one in enumerate(value)]
+    known: set[str] = set()
     for at, layer in enumerate(found):
-        if layer.id in {other.id for other in found[:at]}:
+        if layer.id in known:
             raise StyleFault(f"layers[{at}].id", f"{layer.id!r} is the id of another layer, too")
+        known.add(layer.id)
     return tuple(found)
 
 
@@ -138,7 +140,7 @@ def _zoom(layer: Mapping[str, Any], key: str, default: float, path: str) -> floa
 
 
 def _visible(value: Any, path: str) -> bool:
-    if value not in {"visible", "none"}:
+    if value not in ("visible", "none"):  # a set takes no lists
         raise StyleFault(path, "takes visible or none")
     return bool(value == "visible")
 
@@ -231,7 +233,7 @@ def read_filter(value: Any, path: str) -> Node:
 
 def _refuse_older(value: Any, path: str) -> None:
     """A comparison of constants is a filter of the older form to MapLibre, and would mean something else."""
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or not value or not isinstance(value[0], str):
         return
     if value[0] in {"all", "any"}:
         for at, one in enumerate(value[1:], 1):

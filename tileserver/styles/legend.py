@@ -6,6 +6,7 @@ they are drawn with.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _FAMILIES: Final = {"fill": {"Polygon"}, "line": {"LineString", "Polygon"}, "cir
 _NAMES: Final = {"fill": "Areas", "line": "Lines", "circle": "Points"}
 _ZOOM: Final = 6.0  # of the map, for what depends on it
 _SAMPLES: Final = 9  # colours of a gradient that is not straight
+_MOST: Final = 100  # items, and colours of a gradient; nobody reads more
 
 Item = dict[str, Any]
 
@@ -40,7 +42,10 @@ def legend(
         stops = [[value, colour] for value, colour in ramp]
         items = [{"kind": "gradient", "label": part.label, "unit": part.unit, "stops": stops}]
         return {"name": style.name, "title": style.title or part.label, "unit": part.unit, "items": items}
-    items = list(_items(style, set(families) or {"Point", "LineString", "Polygon"}))
+    found = _items(style, set(families) or {"Point", "LineString", "Polygon"})
+    items = list(itertools.islice(found, _MOST))
+    if next(found, None) is not None:
+        items.append({"kind": "class", "symbol": "fill", "label": "and others", "color": "#00000000"})
     return {"name": style.name, "title": style.title, "unit": style.unit, "items": items}
 
 
@@ -136,6 +141,8 @@ def _gradient(layer: Layer, curve: Node, attribute: str) -> list[list[Any]]:
     if base != 1 and len(labels) > 1:
         low, high = labels[0], labels[-1]
         points = sorted({*labels, *(low + (high - low) * at / (_SAMPLES - 1) for at in range(_SAMPLES))})
+    if len(points) > _MOST:
+        points = [*points[: -1 : math.ceil(len(points) / _MOST)], points[-1]]
     return [[_plain(value), _css(layer, {attribute: value})] for value in points]
 
 
@@ -204,7 +211,12 @@ def _value(layer: Layer, node: Node, properties: Mapping[str, Any], default: Any
         found = evaluate(node, Feature(properties, geometry, _ZOOM))
     except EvaluationError:
         return default
-    return default if found is None else found
+    numbers = found if isinstance(found, Colour) else (found,)
+    return found if all(map(_is_number, numbers)) else default
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _said(value: Any) -> str:

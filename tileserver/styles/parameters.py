@@ -16,13 +16,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tileserver.errors import BadRequest
+from tileserver.styles.bounds import LARGEST
 from tileserver.styles.evaluate import text_of
+from tileserver.styles.fault import StyleFault
 
 KEY: Final = "tileserver:parameters"
 MAX_CLASSES: Final = 10
 _REFERENCE: Final = re.compile(r"\s*([A-Za-z0-9_-]{1,128})\s*(?:\((.*)\))?\s*", re.DOTALL)
-_ARGUMENT: Final = re.compile(r'\s*(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^,"]*))\s*(?:,|$)', re.DOTALL)
+_ARGUMENT: Final = re.compile(r'\s*(\w+)\s*=(?:\s*"((?:[^"\\]|\\.)*)"\s*|([^,"]*))(?:,|$)', re.DOTALL)
 _PLACEHOLDER: Final = "$attribute"
+_NUMBERED: Final = re.compile(r"\$\d{1,4}", re.ASCII)
+_NARROWEST: Final = 1e-12  # of a range, as a part of its numbers
+_STEEPEST: Final = 600.0  # logarithm of a curve's base
 _UNTELLING: Final = frozenset(
     {"id", "fid", "gid", "objectid", "lon", "lat", "lng", "longitude", "latitude", "x", "y"}
 )
@@ -73,17 +78,24 @@ class Summary:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def rounded(low: float, high: float) -> tuple[float, float]:
     """A range that is easy to read and holds the given one: whole steps of a tenth or so of its length."""
-    if not low < high:
-        return (low - 0.5, low + 0.5)
-    step: float = 10.0 ** math.floor(math.log10(high - low))
-    if (high - low) / step < 2:
-        step /= 10
-    return (round(math.floor(low / step) * step, 12), round(math.ceil(high / step) * step, 12))
+    length = high - low
+    if length > max(_NARROWEST * max(abs(low), abs(high)), 1 / LARGEST):
+        step: float = 10.0 ** math.floor(math.log10(length))
+        if length / step < 2:
+            step /= 10
+        return _plain(math.floor(low / step) * step), _plain(math.ceil(high / step) * step)
+    half = max(0.5, abs(low) * _NARROWEST)
+    return low - half, low + half
+
+
+def _plain(number: float) -> float:
+    """Without the last digits, which are those that a calculation leaves."""
+    return float(f"{number:.15g}")
 
 
 def parse_reference(text: str) -> tuple[str, Arguments]:
@@ -124,7 +136,7 @@ def _range(text: str) -> tuple[float, float]:
         low, high = (float(part) for part in text.split(":"))
     except ValueError:
         raise BadRequest(f"style: range takes min:max, not {text[:40]!r}") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not (abs(low) <= LARGEST and abs(high) <= LARGEST and low < high):
         raise BadRequest(f"style: range takes min:max with min below max, not {text[:40]!r}")
     return low, high
 
@@ -134,6 +146,23 @@ def _values(text: str) -> tuple[str, ...]:
     if not 0 < len(found) <= MAX_CLASSES:
         raise BadRequest(f"style: values takes 1 to {MAX_CLASSES} values, separated by |")
     return found
+
+
+def check(value: Any) -> None:
+    """What a document declares as its parameters.
+
+    :raises StyleFault: with the path of what is wrong.
+    """
+    path = f"metadata.{KEY}"
+    if not isinstance(value, dict):
+        raise StyleFault(path, "takes an object")
+    for key in value.keys() - {"attribute", "range", "values"}:
+        raise StyleFault(f"{path}.{key}", "is no parameter; known: attribute, range, values")
+    if value and not isinstance(value.get("attribute"), str):
+        raise StyleFault(f"{path}.attribute", "takes the name of an attribute")
+    own = value.get("range", [0, 1])
+    if not (isinstance(own, list) and len(own) == 2 and all(map(_is_finite, own)) and own[0] < own[1]):
+        raise StyleFault(f"{path}.range", "takes [min, max] with min below max")
 
 
 def declared(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -232,17 +261,23 @@ def _stretched(curve: list[Any], scale: _Scale) -> list[Any]:
     first, share, own = scale
     head = curve[:3]
     if head[0] == "interpolate" and head[1][:1] == ["exponential"] and share != 1:
-        head[1] = ["exponential", head[1][1] ** (1 / share)]
+        head[1] = _bent(head[1][1], share)
     pairs = curve[3:]
-    stops = [round(first + (stop - own) * share, 12) for stop in pairs[::2]]
+    stops = [_plain(first + (stop - own) * share) for stop in pairs[::2]]
     return [*head, *(one for pair in zip(stops, pairs[1::2], strict=True) for one in pair)]
+
+
+def _bent(base: float, share: float) -> list[Any]:
+    """The kind of a curve; straight where the base would be no number, as it is over the smallest ranges."""
+    exponent = math.log(base) / share
+    return ["exponential", math.exp(exponent)] if abs(exponent) < _STEEPEST else ["linear"]
 
 
 def _labelled(match: list[Any], values: Sequence[str]) -> list[Any]:
     found = match[:2]
     for at in range(2, len(match) - 1, 2):
         number = match[at]
-        if not (isinstance(number, str) and number[:1] == "$" and number[1:].isdigit()):
+        if not (isinstance(number, str) and _NUMBERED.fullmatch(number)):
             found += match[at : at + 2]
         elif not values:
             return match

@@ -29,6 +29,6 @@ function classed({ symbol, label, color, outline, size }) {
   const sign = el("span", { class: `sign ${symbol}`, "aria-hidden": "true" });
   sign.style.background = color;
   if (outline) sign.style.borderColor = outline;
-  if (size && symbol === "circle") sign.style.width = sign.style.height = `${Math.min(2 * size, 28)}px`;
+  if (size && symbol === "circle") sign.style.width = sign.style.height = `${Math.min(size, 48)}px`;
   return el("div", { class: "item class" }, sign, el("span", {}, label));
 }

@@ -68,9 +68,10 @@ export function putLayer(tilejson, styled) {
   removeLayer();
   layer = tilejson;
   const vector = tilejson.format === "mvt";
-  const { minzoom, maxzoom } = tilejson;
+  const { minzoom, maxzoom, bounds: [west, south, east, north] } = tilejson;
   map.addSource("udf", {
-    type: vector ? "vector" : "raster", bounds: tilejson.bounds, minzoom, maxzoom,
+    // A little more, for points on the border of a tile: they are of the one below or to the right.
+    type: vector ? "vector" : "raster", bounds: [west, south - 1e-6, east + 1e-6, north], minzoom, maxzoom,
     ...(vector ? {} : { tileSize: 256 }),
     tiles: [template(tilejson, !vector && window.devicePixelRatio > 1)],
     attribution: escaped(tilejson.attribution ?? ""),
