@@ -143,6 +143,35 @@ async def test_a_planted_row_is_a_miss_and_runs_no_code(tmp_path: Path, value: o
     tier.close()
 
 
+class _Overtaken:
+    """A connection after whose first query all rows are deleted by another."""
+
+    def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
+        self._connection, self._folder = connection, folder
+
+    def execute(self, *query: Any) -> sqlite3.Cursor:
+        rows = self._connection.execute(*query).fetchall()
+        planted(self._folder, "DELETE FROM entries")
+        return self._connection.execute("SELECT value FROM json_each(?)", (str([id_ for (id_,) in rows]),))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def test_a_result_that_goes_while_its_head_is_read_is_a_miss(tmp_path: Path) -> None:
+    """It is replaced or trimmed between two looks: no damage, for which all others would go, too."""
+    tier = await reopened(tmp_path, [stored()])
+    tier.news(now=True)
+    reads = tier._reads
+    assert reads is not None and tier.head("k") is not None
+    reads._connection = _Overtaken(reads._connection, tmp_path)  # type: ignore[assignment]
+
+    assert tier.head("k") is None
+    assert tier.stats()["errors"] == 0
+    assert tier._damaged is None
+    tier.close()
+
+
 async def test_a_row_copied_to_another_key_is_a_miss(tmp_path: Path) -> None:
     """A record names its key."""
     (await reopened(tmp_path, [stored("a", b"a"), stored("b", b"b")])).close()

@@ -232,7 +232,13 @@ class Database:
         row = self._connection.execute("SELECT id FROM entries WHERE key = ?", (_number(key),)).fetchone()
         if row is None:
             return None
-        with self._connection.blobopen("entries", "record", row[0], readonly=True) as record:
+        try:
+            opened = self._connection.blobopen("entries", "record", row[0], readonly=True)
+        except sqlite3.OperationalError as error:
+            if "no such rowid" in str(error):
+                return None  # deleted or replaced since
+            raise
+        with opened as record:
             start = record.read(HEAD_ROOM)
             missing = (head_length(start) or 0) - len(start)
             return row[0], start + record.read(missing) if missing > 0 else start
