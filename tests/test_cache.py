@@ -370,7 +370,7 @@ async def test_a_run_that_was_given_up_keeps_nobody_from_joining_the_next() -> N
     def asked(key: str) -> asyncio.Future[tuple[Stored, str]]:
         together = {"a": Subject, "b": Subject}
         return asyncio.ensure_future(
-            cache.get_or_compute(key, compute, max_age=60, together=lambda: together)  # type: ignore[arg-type]
+            cache.get_or_compute(key, compute, max_age=60, together=lambda: together)
         )
 
     first = asked("a")
