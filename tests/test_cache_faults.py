@@ -172,6 +172,20 @@ async def test_a_result_that_goes_while_its_head_is_read_is_a_miss(tmp_path: Pat
     tier.close()
 
 
+async def test_what_can_not_be_written_keeps_nothing_else_from_it(tmp_path: Path) -> None:
+    """The one thread that writes goes on."""
+    tier = DiskTier(tmp_path, 10**9)
+    tier.set(stored("bad", odd=object()))
+    while tier.stats()["queued"]:
+        pass
+    tier.set(stored())
+    tier.close()
+
+    tier = await reopened(tmp_path, [])
+    assert tier.get("k") == stored()
+    tier.close()
+
+
 async def test_a_row_copied_to_another_key_is_a_miss(tmp_path: Path) -> None:
     """A record names its key."""
     (await reopened(tmp_path, [stored("a", b"a"), stored("b", b"b")])).close()

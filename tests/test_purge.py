@@ -375,6 +375,9 @@ def test_a_canvas_that_is_gone_can_be_purged(serve: Callable[..., Server]) -> No
     "arguments",
     [
         ["/count"],
+        ["c/"],
+        ["c/count/x"],
+        ["c", "-p", "=2024"],
         ["c", "-p", "year"],
         ["c", "--bounds", "1,2,3"],
         ["c", "--bounds", "1,5,3,4"],

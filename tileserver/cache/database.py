@@ -52,7 +52,7 @@ _SCHEMA: Final = (
 _PAGE: Final = 4096  # bytes
 _MEMORY: Final = 16 * 1024  # KiB of pages that a connection keeps
 _AT_ONCE: Final = 2000  # rows of one transaction of a purge
-_LONGEST: Final = 2**29  # bytes of a record; whatever is longer wasn't written here
+LONGEST: Final = 2**29  # bytes of a record; whatever is longer wasn't written here
 _PURGES_KEPT: Final = 86400.0  # seconds; no run under way is older
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
@@ -223,7 +223,7 @@ class Database:
     def get(self, key: str) -> tuple[int, bytes] | None:
         """The id and the record under a key, which may be another one's of the same number."""
         row: tuple[int, bytes] | None = self._connection.execute(
-            "SELECT id, record FROM entries WHERE key = ? AND length(record) <= ?", (_number(key), _LONGEST)
+            "SELECT id, record FROM entries WHERE key = ? AND length(record) <= ?", (_number(key), LONGEST)
         ).fetchone()
         return row
 
