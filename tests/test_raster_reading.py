@@ -521,6 +521,8 @@ def test_a_file_that_says_nothing_is_an_error_that_does(tmp_path: Path) -> None:
         ({"bands": []}, "bands 1 to 3"),
         ({"resampling": "sharp"}, "none of nearest, bilinear"),
         ({"size": 0}, "size is one or more pixels"),
+        ({"size": 256.0}, "size is a width in pixels"),
+        ({"size": (256,)}, "size is a width in pixels"),
     ],
 )
 def test_a_wrong_argument_says_what_is_taken(tmp_path: Path, options: dict[str, Any], said: str) -> None:
@@ -540,6 +542,7 @@ def test_bands_come_in_the_order_wanted(tmp_path: Path) -> None:
 
     assert every.shape[0] == 3 and np.ma.allequal(some, every[[2, 0]])
     assert read(path, tile, bands=4).data.max() == 255
+    assert np.ma.allequal(read(path, tile, np.int64(256), bands=np.int64(2)), every[1:2])
 
 
 # -- where it lies, and at which resolution
@@ -739,6 +742,20 @@ def test_a_file_elsewhere_is_read_anew_after_a_minute(
     handles.close()
 
     assert (first == 1).all() and (second == 2).all()
+
+
+def test_a_forked_process_opens_its_own(tmp_path: Path) -> None:
+    """It would share its place in the file with its parent, and both would read what lies elsewhere."""
+    path, tile = with_nothing_hidden(tmp_path), tile_in("utm", 0.5, 0.5, 8)
+    expected = read(path, tile)
+    child = os.fork()
+    if child == 0:
+        opened = len(open_files(tmp_path))
+        same = np.array_equal(read(path, tile), expected)
+        os._exit(0 if same and len(open_files(tmp_path)) == opened + 1 else 1)
+
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.array_equal(read(path, tile), expected)
 
 
 def test_so_many_files_stay_open_and_no_more(tmp_path: Path) -> None:

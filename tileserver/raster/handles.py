@@ -2,7 +2,7 @@
 
 GDAL's handles belong to a thread, so each has its own. A local file is opened anew as soon as its size or its
 time has changed, or those of a file that it is made of; anything else after a minute. Whatever is open ends
-with the thread or the process.
+with the thread or the process; one that is forked opens its own.
 """
 
 from __future__ import annotations
@@ -79,6 +79,15 @@ class _Handles(threading.local):
 
 
 _handles = _Handles()
+_parents: Final[list[object]] = []  # never closed here: that would move the parent's place in its files, too
+
+
+def _forget_parents() -> None:
+    _parents.append(_handles.opened)
+    _handles.opened = OrderedDict()
+
+
+os.register_at_fork(after_in_child=_forget_parents)
 
 
 def opened(path: str | os.PathLike[str]) -> tuple[str, Handle]:

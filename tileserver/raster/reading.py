@@ -7,6 +7,7 @@ that fits. What is placed by control points is GDAL's to warp.
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -140,7 +141,7 @@ def _from_file(name: str, level: _FileLevel, source: Source, target: Grid, resam
 def _numbers(bands: int | Sequence[int] | None, handle: Handle) -> tuple[int, ...]:
     if bands is None:
         return handle.bands
-    numbers = (bands,) if isinstance(bands, int) else tuple(bands)
+    numbers = (operator.index(bands),) if isinstance(bands, int | np.integer) else tuple(bands)
     if not numbers or not all(number in handle.dataset.indexes for number in numbers):
         raise ValueError(f"bands {bands!r}: the file has bands 1 to {handle.dataset.count}")
     return numbers
