@@ -310,6 +310,24 @@ async def test_clearing_from_another_process_empties_memory_too(tmp_path: Path) 
     await cache.close()
 
 
+async def test_clearing_empties_memory_also_where_no_database_follows(tmp_path: Path) -> None:
+    """Another process has just begun to make one, say."""
+    cache = Cache.open(tmp_path, 10**9, 10**7, b"")
+    cache._clock = lambda: 1000.0
+    tier = cache._tiers[1]
+    assert isinstance(tier, DiskTier)
+    await cache.get_or_compute("k", _once, max_age=60)
+    tier.news(now=True)
+    assert tier._reads is not None
+
+    (tmp_path / "new").touch()
+    (tmp_path / "new").rename(tmp_path / "results.db")
+    tier._looked = float("-inf")
+
+    assert cache.stored("k", 60) is None
+    await cache.close()
+
+
 async def test_the_folder_is_private(tmp_path: Path) -> None:
     """Results may be anybody's data."""
     tier = DiskTier(tmp_path / "cache", 10**6)

@@ -137,11 +137,17 @@ class DiskTier:
         if had is not None:
             had.close()
         self._reads, self._seen, self._under_way = None, 0, {}
-        if identity(self._folder) is not None:
-            reads = Database(self._folder, wait=_READ_WAIT)
-            self._under_way = {purge.id: purge for purge in reads.purges(0) if not purge.done}
-            self._reads, self._seen = reads, reads.last_purge()
-        return () if had is None else (EVERYTHING,)
+        try:
+            if identity(self._folder) is not None:
+                reads = Database(self._folder, wait=_READ_WAIT)
+                self._under_way = {purge.id: purge for purge in reads.purges(0) if not purge.done}
+                self._reads, self._seen = reads, reads.last_purge()
+        except _TROUBLE as error:
+            self._report(error)
+        if had is None:
+            return ()
+        self._drop(EVERYTHING)
+        return (EVERYTHING,)
 
     def stats(self) -> dict[str, Any]:
         facts = {"entries": 0, "bytes": 0, "size": 0}
