@@ -19,6 +19,7 @@ from tileserver.cache.record import Records
 from tileserver.errors import Overloaded, UdfError, UdfTimeout
 from tileserver.interest import Interest
 from tileserver.protocol import Encoded
+from tileserver.subject import Subject
 
 pytestmark = pytest.mark.anyio
 
@@ -352,6 +353,39 @@ async def test_a_fault_of_the_server_is_not_covered_up() -> None:
 
     with pytest.raises(RuntimeError):
         await ask(cache, Counter(clock, error=RuntimeError("bug")), stale_if_error=60)
+
+
+async def test_a_run_that_was_given_up_keeps_nobody_from_joining_the_next() -> None:
+    """Of the results that a run makes together, each is asked for again while the last run is ending."""
+    clock = Clock()
+    cache = memory(clock)
+    runs: list[Interest] = []
+    gate = asyncio.Event()
+
+    async def compute(interest: Interest) -> dict[str, Encoded]:
+        runs.append(interest)
+        await gate.wait()
+        return {key: Encoded(key.encode(), "text/plain", clock(), {}) for key in ("a", "b")}
+
+    def asked(key: str) -> asyncio.Future[tuple[Stored, str]]:
+        together = {"a": Subject, "b": Subject}
+        return asyncio.ensure_future(
+            cache.get_or_compute(key, compute, max_age=60, together=lambda: together)
+        )
+
+    first = asked("a")
+    while not runs:
+        await asyncio.sleep(0)
+    first.cancel()
+    await runs[0].lost_for(0)
+    second, third = asked("a"), asked("b")
+    while len(runs) < 2:
+        await asyncio.sleep(0)
+    gate.set()
+
+    assert (await second)[0].encoded.body == b"a"
+    assert (await third)[1] == "shared"
+    assert len(runs) == 2
 
 
 # -- memory

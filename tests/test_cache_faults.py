@@ -143,6 +143,49 @@ async def test_a_planted_row_is_a_miss_and_runs_no_code(tmp_path: Path, value: o
     tier.close()
 
 
+class _Overtaken:
+    """A connection after whose first query all rows are deleted by another."""
+
+    def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
+        self._connection, self._folder = connection, folder
+
+    def execute(self, *query: Any) -> sqlite3.Cursor:
+        rows = self._connection.execute(*query).fetchall()
+        planted(self._folder, "DELETE FROM entries")
+        return self._connection.execute("SELECT value FROM json_each(?)", (str([id_ for (id_,) in rows]),))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def test_a_result_that_goes_while_its_head_is_read_is_a_miss(tmp_path: Path) -> None:
+    """It is replaced or trimmed between two looks: no damage, for which all others would go, too."""
+    tier = await reopened(tmp_path, [stored()])
+    tier.news(now=True)
+    reads = tier._reads
+    assert reads is not None and tier.head("k") is not None
+    reads._connection = _Overtaken(reads._connection, tmp_path)  # type: ignore[assignment]
+
+    assert tier.head("k") is None
+    assert tier.stats()["errors"] == 0
+    assert tier._damaged is None
+    tier.close()
+
+
+async def test_what_can_not_be_written_keeps_nothing_else_from_it(tmp_path: Path) -> None:
+    """The one thread that writes goes on."""
+    tier = DiskTier(tmp_path, 10**9)
+    tier.set(stored("bad", odd=object()))
+    while tier.stats()["queued"]:
+        pass
+    tier.set(stored())
+    tier.close()
+
+    tier = await reopened(tmp_path, [])
+    assert tier.get("k") == stored()
+    tier.close()
+
+
 async def test_a_row_copied_to_another_key_is_a_miss(tmp_path: Path) -> None:
     """A record names its key."""
     (await reopened(tmp_path, [stored("a", b"a"), stored("b", b"b")])).close()
@@ -264,6 +307,24 @@ async def test_clearing_from_another_process_empties_memory_too(tmp_path: Path) 
 
     assert cache.stored("k", 60) is None
     assert cache.stored("slow", 60) is None
+    await cache.close()
+
+
+async def test_clearing_empties_memory_also_where_no_database_follows(tmp_path: Path) -> None:
+    """Another process has just begun to make one, say."""
+    cache = Cache.open(tmp_path, 10**9, 10**7, b"")
+    cache._clock = lambda: 1000.0
+    tier = cache._tiers[1]
+    assert isinstance(tier, DiskTier)
+    await cache.get_or_compute("k", _once, max_age=60)
+    tier.news(now=True)
+    assert tier._reads is not None
+
+    (tmp_path / "new").touch()
+    (tmp_path / "new").rename(tmp_path / "results.db")
+    tier._looked = float("-inf")
+
+    assert cache.stored("k", 60) is None
     await cache.close()
 
 

@@ -32,6 +32,11 @@ FILES = {
     "@fused.cache\ndef plain():\n    import uuid\n    return uuid.uuid4().hex\n"
     "@fused.udf\nasync def udf():\n    return [who(), await later(), plain()]\n",
     "city/parent.py": "import fused\n@fused.udf\ndef udf():\n    return fused.run('looks')\n",
+    "city/end.py": "import fused\n@fused.udf\ndef udf():\n    return 'end'\n",
+    "city/careful.py": "import fused\n@fused.udf\ndef udf(away: bool = False):\n"
+    "    try:\n        pool = fused.submit('end', [{}], collect=False) if away else None\n"
+    "        return pool.results()[0] if away else fused.run('end')\n"
+    "    except Exception as error:\n        return type(error).__name__\n",
     "city/canvas.toml": "public_name = true\n",
     "team/context.py": CONTEXT,
 }
@@ -170,6 +175,15 @@ def test_a_result_that_does_not_look_is_stored(server: Server) -> None:
 
     assert [answer.headers["x-cache"] for answer in answers] == ["miss", "hit"]
     assert answers[0].text == answers[1].text
+
+
+@pytest.mark.parametrize("away", ["true", "false"])
+def test_a_result_that_depends_on_how_deep_its_caller_is_is_not_stored(server: Server, away: str) -> None:
+    """Nobody else gets what a UDF made of being unable to call another one, here or in another worker."""
+    path = f"/{{city}}/careful.json?away={away}"
+
+    assert server.get(path, headers={"fused-recursion": "5"}).text != '"end"'
+    assert server.get(path).text == '"end"'
 
 
 @pytest.mark.anyio

@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,18 @@ async def test_a_run_beyond_its_limit_is_killed(workspace: Path) -> None:
         assert failure.value.stdout == "going\n"
         assert int((await run(running, workspace, "one/pid")).body) != pid
         assert not _alive(pid)
+
+
+async def test_a_run_cut_short_by_the_one_that_called_it_is_nobody_elses(workspace: Path) -> None:
+    """Who waits for the same result without such a deadline runs it again."""
+    found = await Catalog(workspace).resolve("one", "sleep")
+    call = build_call(found.udf, found.bundle, Address(), [("format", "json")], limits=Limits())
+    async with pool(workspace) as running:
+        job = replace(call.job(), nested=1, deadline=time.monotonic() + 0.3)
+        with pytest.raises(UdfTimeout, match="than the run that called it may") as failure:
+            await running.run(job, call.bundle)
+
+    assert failure.value.read_caller
 
 
 async def test_canvases_never_share_a_worker(workspace: Path) -> None:

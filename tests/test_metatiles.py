@@ -76,6 +76,32 @@ CURIOUS = """
         name = fused.context.get_header("x-name")
         return gpd.GeoDataFrame({"name": [name]}, geometry=[box(-180, -80, 180, 80)], crs=4326)
 """
+# The same picture whatever it is told, and one of a size that only the function knows.
+STUBBORN = """
+    import numpy as np
+    @fused.udf
+    def udf(bounds: fused.types.Bounds, size: int = 64):
+        return np.arange(64 * 64).reshape(64, 64).astype(np.uint8)
+"""
+OWN_SIZE = """
+    import numpy as np
+    SIDE = 32
+    @fused.udf
+    def udf(bounds: fused.types.Bounds, size: int = 2 * SIDE):
+        return np.arange(size * size).reshape(size, size).astype(np.uint8)
+"""
+# What lies at 180 degrees west asks for its neighbour in the east, of which it then says the bounds.
+ASKING = """
+    import fused
+    @fused.udf
+    def udf(bounds: fused.types.Bounds, udf_token: str):
+        import geopandas as gpd
+        from shapely.geometry import box
+        if bounds[0] > -180:
+            world = [box(-180, -80, 180, 80)]
+            return gpd.GeoDataFrame({"name": [str(list(bounds))]}, geometry=world, crs=4326)
+        return fused.run(udf_token, x=1, y=0, z=2, udf_token=udf_token)
+"""
 SLOW = POINTS.replace("rng =", "__import__('time').sleep(0.5); rng =")
 
 UDFS = {
@@ -88,6 +114,9 @@ UDFS = {
     "failing": FAILING,
     "curious": CURIOUS,
     "slow": SLOW,
+    "stubborn": STUBBORN,
+    "own_size": OWN_SIZE,
+    "asking": ASKING,
 }
 ALL = [mercantile.Tile(x=x, y=y, z=2) for x in range(4) for y in range(4)]
 
@@ -196,6 +225,8 @@ def test_a_block_is_no_larger_than_the_limit_of_pixels_and_the_zoom(
     [
         ("identity", "a UDF that is run for a block takes its bounds"),
         ("bare", "it declares no parameter size"),
+        ("stubborn", "its array of 64 x 64 pixels is smaller than its size, 128"),
+        ("own_size", "its parameter size has no number as its default"),
     ],
 )
 def test_what_has_no_blocks_is_run_tile_by_tile_and_the_log_says_so(
@@ -228,14 +259,29 @@ def test_a_failed_block_fails_its_tile_and_stores_nothing(get: Callable[..., htt
         assert "no block today" in failed.json()["detail"]
 
 
-def test_a_run_that_looks_at_its_caller_serves_that_one_alone(get: Callable[..., httpx.Response]) -> None:
-    """Its neighbours run for themselves."""
+def test_a_run_that_looks_at_its_caller_serves_that_one_alone(
+    server: Server, get: Callable[..., httpx.Response]
+) -> None:
+    """Its neighbours run for themselves, and not for a block that nobody has a use for."""
     for tile, name in zip(ALL[:4], ("Ada", "Bo", "Cy", "Di"), strict=True):
         answer = get("curious_2", tile, ".mvt", headers={"x-name": name})
 
         assert answer.headers["x-cache"] == "miss"
         features = mapbox_vector_tile.decode(answer.content)["udf"]["features"]
         assert features[0]["properties"] == {"name": name}
+    (line,) = [line for line in logged(server) if "curious_2: metatile is ignored" in line]
+    assert "its results depend on who asks" in line
+
+
+def test_a_run_may_ask_for_a_tile_of_its_own_block(get: Callable[..., httpx.Response]) -> None:
+    """It doesn't wait for itself: that tile has a run of its own."""
+    names = ("asking", "asking_2")
+    answers = [get(name, ALL[0], f".mvt?udf_token={{canvas}}/{name}") for name in names]
+
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        (feature,) = mapbox_vector_tile.decode(answer.content)["udf"]["features"]
+        assert feature["properties"] == {"name": str(list(mercantile.bounds(1, 0, 2)))}
 
 
 def test_without_a_stored_result_there_is_no_block(get: Callable[..., httpx.Response]) -> None:

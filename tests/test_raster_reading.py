@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -315,6 +316,53 @@ def test_a_value_given_as_nodata_wins_over_the_files(tmp_path: Path) -> None:
     assert found.mask[0].all() and not found.mask[1].any()
 
 
+def mosaic(path: Path, bands: Sequence[str]) -> Path:
+    """A virtual file of 10 x 10 pixels from 0 to 10 degrees; ``bands`` is what each consists of."""
+    text = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{n}">{b}</VRTRasterBand>' for n, b in enumerate(bands, 1)
+    )
+    place = "<SRS>EPSG:4326</SRS><GeoTransform>0,1,0,10,0,-1</GeoTransform>"
+    path.write_text(f'<VRTDataset rasterXSize="10" rasterYSize="10">{place}{text}</VRTDataset>')
+    return path
+
+
+def part(name: str, band: int = 1) -> str:
+    file = f'<SourceFilename relativeToVRT="1">{name}</SourceFilename>'
+    return f"<SimpleSource>{file}<SourceBand>{band}</SourceBand></SimpleSource>"
+
+
+def plain(path: Path, *values: int) -> Path:
+    """A file of as many bands, each of one value."""
+    bands = np.stack([np.full((10, 10), value, np.uint8) for value in values])
+    return write(path, bands, "EPSG:4326", from_bounds(0, 0, 10, 10, 10, 10))
+
+
+def test_bands_may_hide_what_they_like(tmp_path: Path) -> None:
+    """Each by a value or a mask of its own."""
+    plain(tmp_path / "a.tif", 1, 2, 3), plain(tmp_path / "none.tif", 0), plain(tmp_path / "all.tif", 255)
+    kinds = {
+        "values": [
+            "<NoDataValue>1</NoDataValue>",
+            "<NoDataValue>1</NoDataValue>",
+            "<NoDataValue>3</NoDataValue>",
+        ],
+        "masks": [
+            f'<MaskBand><VRTRasterBand dataType="Byte">{part(name)}</VRTRasterBand></MaskBand>'
+            for name in ("none.tif", "all.tif", "none.tif")
+        ],
+    }
+    for kind, hiding in kinds.items():
+        bands = [
+            f"{more}{part('a.tif', n)}" if kind == "values" else part("a.tif", n) + more
+            for n, more in enumerate(hiding, 1)
+        ]
+        found = read(mosaic(tmp_path / f"{kind}.vrt", bands), [1, 1, 9, 9], 4)
+
+        hidden = np.ma.getmaskarray(found).reshape(3, -1)
+        assert [bool(band.all()) for band in hidden] == [True, False, True], kind
+        assert not hidden[1].any() and (found[1] == 2).all()
+
+
 # -- every file
 
 
@@ -370,6 +418,39 @@ def with_control_points(folder: Path) -> Path:
         file.gcps = (points, rasterio.CRS.from_epsg(4326))
     write(folder / "placed.tif", COLOURS, "EPSG:4326", place)
     return path
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear", "cubic"])
+def test_a_mirrored_file_beyond_180_degrees(tmp_path: Path, resampling: str) -> None:
+    """Columns that count from the east, asked for in another turn around the Earth."""
+    bands = np.tile(np.arange(360, dtype=np.int16), (1, 180, 1))
+    path = write(tmp_path / "a.tif", bands, "EPSG:4326", Affine(-1, 0, 360, 0, -1, 90))
+
+    found = read(path, [-170, -5, -160, 5], 10, resampling=resampling)
+
+    assert found[0, 5].tolist() == list(range(169, 159, -1))
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear", "cubic"])
+@pytest.mark.parametrize("dtype", ["complex_int16", "complex64", "complex128"])
+def test_complex_values_keep_both_parts(tmp_path: Path, dtype: str, resampling: str) -> None:
+    """Whole ones become complex64, which numpy has."""
+    bands = np.full((1, HEIGHT, WIDTH), 3 - 4j, np.complex64)
+    path = write(tmp_path / "a.tif", bands, "EPSG:32633", UTM, dtype=dtype)
+
+    found = read(path, tile_in("utm", 0.5, 0.5, 9), resampling=resampling)
+
+    assert found.dtype == ("complex64" if dtype == "complex_int16" else dtype)
+    assert np.allclose(found.compressed(), 3 - 4j) and found.count() > 0
+
+
+def test_a_part_of_a_file_is_named_as_gdal_has_it(tmp_path: Path) -> None:
+    """A directory of a TIFF here, as a variable of a netCDF file; it is opened anew, too."""
+    path = plain(tmp_path / "a.tif", 7)
+    assert (read(f"GTIFF_DIR:1:{path}", [1, 1, 9, 9], 4) == 7).all()
+
+    plain(tmp_path / "b.tif", 8).replace(path)
+    assert (read(f"GTIFF_DIR:1:{path}", [1, 1, 9, 9], 4) == 8).all()
 
 
 def test_control_points_place_a_file(tmp_path: Path) -> None:
@@ -440,6 +521,8 @@ def test_a_file_that_says_nothing_is_an_error_that_does(tmp_path: Path) -> None:
         ({"bands": []}, "bands 1 to 3"),
         ({"resampling": "sharp"}, "none of nearest, bilinear"),
         ({"size": 0}, "size is one or more pixels"),
+        ({"size": 256.0}, "size is a width in pixels"),
+        ({"size": (256,)}, "size is a width in pixels"),
     ],
 )
 def test_a_wrong_argument_says_what_is_taken(tmp_path: Path, options: dict[str, Any], said: str) -> None:
@@ -459,6 +542,7 @@ def test_bands_come_in_the_order_wanted(tmp_path: Path) -> None:
 
     assert every.shape[0] == 3 and np.ma.allequal(some, every[[2, 0]])
     assert read(path, tile, bands=4).data.max() == 255
+    assert np.ma.allequal(read(path, tile, np.int64(256), bands=np.int64(2)), every[1:2])
 
 
 # -- where it lies, and at which resolution
@@ -628,6 +712,52 @@ def test_a_file_stays_open_and_is_opened_anew_when_it_has_changed(tmp_path: Path
     assert len([name for name in open_files(tmp_path) if name.endswith(".tif")]) == 1
 
 
+def test_a_mosaic_is_opened_anew_when_one_of_its_files_has_changed(tmp_path: Path) -> None:
+    """It would go on reading the one that was there."""
+    path = mosaic(tmp_path / "a.vrt", [part("a.tif")])
+    plain(tmp_path / "a.tif", 1)
+    assert (read(path, [1, 1, 9, 9], 4) == 1).all()
+
+    plain(tmp_path / "b.tif", 2).replace(tmp_path / "a.tif")
+
+    assert (read(path, [1, 1, 9, 9], 4) == 2).all()
+
+
+def test_a_file_elsewhere_is_read_anew_after_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of what GDAL remembers of it is left."""
+    plain(tmp_path / "a.tif", 1)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.ranges", str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{server.stdout.readline().strip()}/a.tif"
+        first = read(url, [1, 1, 9, 9], 4)
+        plain(tmp_path / "b.tif", 2).replace(tmp_path / "a.tif")
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+        second = read(url, [1, 1, 9, 9], 4)
+        server.kill()
+    handles.close()
+
+    assert (first == 1).all() and (second == 2).all()
+
+
+def test_a_forked_process_opens_its_own(tmp_path: Path) -> None:
+    """It would share its place in the file with its parent, and both would read what lies elsewhere."""
+    path, tile = with_nothing_hidden(tmp_path), tile_in("utm", 0.5, 0.5, 8)
+    expected = read(path, tile)
+    child = os.fork()
+    if child == 0:
+        opened = len(open_files(tmp_path))
+        same = np.array_equal(read(path, tile), expected)
+        os._exit(0 if same and len(open_files(tmp_path)) == opened + 1 else 1)
+
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.array_equal(read(path, tile), expected)
+
+
 def test_so_many_files_stay_open_and_no_more(tmp_path: Path) -> None:
     """The least recently read ones go, overviews among them; all of them when that is asked for."""
     tile = tile_in("utm", 0.5, 0.5, 6)
@@ -681,7 +811,7 @@ def test_an_address_is_read_in_ranges_and_stays_open(tmp_path: Path) -> None:
         requests = server.stdout.read().split()
     handles.close()
 
-    assert 2 <= len(requests) < 10
+    assert 2 <= len(requests) < 12
     assert np.ma.allequal(found, read(path, tile), fill_value=False) and np.ma.allequal(again, found)
 
 

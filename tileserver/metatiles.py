@@ -47,7 +47,10 @@ class Metatiles:
             meta = {name: fact for name, fact in encoded.meta.items() if name != "uncut"}
             return {own: replace(encoded, meta=meta)}
         results = dict(zip(block, _split(encoded, len(block)), strict=True))
-        return {own: results[own]} if encoded.meta.get("read_caller") else results
+        if not encoded.meta.get("read_caller"):
+            return results
+        self._refuse(call, "its results depend on who asks")
+        return {own: results[own]}
 
     def _side(self, call: Call) -> int:
         wanted = call.udf.settings.metatile
@@ -57,6 +60,10 @@ class Metatiles:
             return 1
         if not call.udf.signature.knows_only_bounds:
             self._refuse(call, "a UDF that is run for a block takes its bounds (bounds: fused.types.Bounds)")
+            return 1
+        size = call.udf.signature.parameter("size")
+        if size is not None and not size.required and size.literal is None and "size" not in call.arguments:
+            self._refuse(call, "its parameter size has no number as its default")
             return 1
         side: int = min(wanted, 2**call.tile.z)
         while side > 1 and side * _pixels(call) > call.options.max_pixels:

@@ -217,6 +217,7 @@ def build_call(
         raise UdfError(
             f"RecursionError: UDFs call one another more than {RECURSION_LIMIT} deep",
             exception_class="RecursionError",
+            read_caller=True,  # who isn't called by so many gets a result
         )
     if address.tile is not None and udf.settings.mode == "single":
         raise BadRequest(f"{udf.name} has mode = single in canvas.toml: it has no tiles")

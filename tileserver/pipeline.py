@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -324,7 +325,7 @@ async def answer(
 
     async def run(interest: Interest) -> Encoded | Mapping[str, Encoded]:
         looks: list[bool] = []  # one for each nested run that looked at the caller
-        answers = answers_of(call, services, looks)
+        answers = answers_of(call, services, looks, block)
         job = replace(call.job(), metatile=math.isqrt(len(block))) if block else call.job()
         try:
             encoded = await services.executor.run(job, call.bundle, answers, interest)
@@ -388,9 +389,10 @@ async def _stored(
 # -- what a run asks while it runs
 
 
-def answers_of(call: Call, services: Services, looks: list[bool]) -> Answers:
+def answers_of(call: Call, services: Services, looks: list[bool], block: Collection[str] = ()) -> Answers:
     """Serves what a run asks for while it runs, noting in ``looks`` which nested runs looked at the caller.
-    What comes from a worker is as untrusted as a request."""
+    ``block`` has the keys of all that the run makes, where that is more than one result. What comes from a
+    worker is as untrusted as a request."""
     this_run = object()
     most = services.settings.queue_limit
     own_key = cache(call.cache_key)
@@ -405,9 +407,13 @@ def answers_of(call: Call, services: Services, looks: list[bool]) -> Answers:
             found = await _source(asked.name, call.bundle, services)
             return {}, json.dumps(found.to_json()).encode()
         nested, reads_code = await _nested_call(call, asked, header.get("deadline"), services)
-        keys = (own_key(), nested.cache_key())
+        key = nested.cache_key()
+        if key in block:
+            nested = replace(nested, max_age=0)  # or it would wait for itself
         try:
-            with services.waits.waiting(*keys, may_join=nested.max_age > 0):
+            with ExitStack() as waits:
+                for made in block or (own_key(),):
+                    waits.enter_context(services.waits.waiting(made, key, may_join=nested.max_age > 0))
                 encoded = (await answer(nested, services)).stored.encoded
         except UdfError as error:
             looks.extend([True] * error.read_caller)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -76,12 +76,18 @@ class _NotMade(Exception):
     """A run that was to make this result, too, has made others only."""
 
 
+class _Making(NamedTuple):
+    """What a run is to store, by key, and what of that has been forgotten since it began."""
+
+    labels: Mapping[str, Label]
+    forgotten: set[str]
+
+
 class _Flight(NamedTuple):
-    """A run under way, who waits for it, and what its result is of."""
+    """A result of a run under way, and who waits for that."""
 
     task: asyncio.Task[Stored]
     interest: Interest
-    label: Label
 
 
 def _nothing() -> Subject:
@@ -108,7 +114,7 @@ class Cache:
         self._secret = secret
         self._flights: dict[str, _Flight] = {}
         self._runs: set[asyncio.Task[Any]] = set()
-        self._not_to_keep: set[str] = set()  # of those under way: what was forgotten in the meantime
+        self._makings: dict[asyncio.Task[Any], _Making] = {}  # of the runs under way
         self._counts = {"hit": 0, "miss": 0, "shared": 0, "stale": 0}
 
     @classmethod
@@ -205,20 +211,18 @@ class Cache:
     ) -> _Flight:
         """Begin a run, and let those who ask for what it makes join it."""
         self._notice(now=True)  # so that what was purged before the run doesn't count against its result
-        others = together()
-        if not others:
-            flight = self._begin(key, compute, self._run_and_store, Label.of(subject(), self._secret))
-            self._announce(key, flight)
-            return flight
-        labels = {one: Label.of(of(), self._secret) for one, of in others.items()}
-        interest = Interest()
-        run = asyncio.create_task(self._run_and_store_all(compute(interest), labels))
+        labels = {one: Label.of(of(), self._secret) for one, of in (together() or {key: subject}).items()}
+        interest, making = Interest(), _Making(labels, set())
+        run = asyncio.create_task(self._run_and_store(key, compute(interest), making))
+        self._makings[run] = making
+        run.add_done_callback(lambda _: self._makings.pop(run))
         self._followed(run)
-        for one, label in labels.items():
-            if one == key or one not in self._flights:
+        for one in labels:
+            other = self._flights.get(one)
+            if one == key or other is None or not other.interest.is_open:
                 task = asyncio.create_task(_one_of(run, one))
                 self._followed(task)
-                self._announce(one, _Flight(task, interest, label))
+                self._announce(one, _Flight(task, interest))
         return self._flights[key]
 
     def _announce(self, key: str, flight: _Flight) -> None:
@@ -261,19 +265,12 @@ class Cache:
 
     async def _own(self, key: str, compute: Compute, leaving: Leaving | None) -> Stored:
         """A run that nobody else joins, and that is not stored."""
-        return await _waited(self._begin(key, compute, self._run, NOTHING), leaving)
-
-    def _begin(
-        self,
-        key: str,
-        compute: Compute,
-        run: Callable[[str, Awaitable[Made], Label], Coroutine[Any, Any, Stored]],
-        label: Label,
-    ) -> _Flight:
         interest = Interest()
-        task = asyncio.create_task(run(key, compute(interest), label))
+        run = asyncio.create_task(self._run(key, compute(interest), {key: NOTHING}))
+        self._followed(run)
+        task = asyncio.create_task(_one_of(run, key))
         self._followed(task)
-        return _Flight(task, interest, label)
+        return await _waited(_Flight(task, interest), leaving)
 
     def _followed(self, task: asyncio.Task[Any]) -> None:
         self._runs.add(task)
@@ -294,7 +291,12 @@ class Cache:
         return max(counts)
 
     def _heed(self, rule: Rule) -> None:
-        self._not_to_keep.update(key for key, flight in self._flights.items() if rule.covers(flight.label))
+        """What runs under way make of this is neither stored nor shared any more."""
+        for making in self._makings.values():
+            forgotten = {key for key, label in making.labels.items() if rule.covers(label)}
+            making.forgotten.update(forgotten)
+            for key in forgotten:
+                self._flights.pop(key, None)
 
     def _notice(self, *, now: bool = False) -> None:
         """Forget here what other processes have forgotten below."""
@@ -329,28 +331,21 @@ class Cache:
     def _is_fresh(self, created: float, max_age: int) -> bool:
         return -_CLOCK_SLACK <= self._clock() - created <= max_age
 
-    async def _run(self, key: str, computed: Awaitable[Made], label: Label) -> Stored:
-        made = await computed
-        encoded = made if isinstance(made, Encoded) else made[key]
-        return Stored(key, encoded, _etag(encoded), label)
-
-    async def _run_and_store(self, key: str, computed: Awaitable[Made], label: Label) -> Stored:
-        stored = await self._run(key, computed, label)
-        self._notice()
-        if key not in self._not_to_keep:
-            self._keep(stored)
-        return stored
-
-    async def _run_and_store_all(
-        self, computed: Awaitable[Made], labels: Mapping[str, Label]
+    async def _run(
+        self, key: str, computed: Awaitable[Made], labels: Mapping[str, Label]
     ) -> Mapping[str, Stored]:
         """The results of a run by key; not all that it was to make have to be there."""
         made = await computed
-        assert not isinstance(made, Encoded), "one of several results says which it is"
-        results = {key: Stored(key, one, _etag(one), labels[key]) for key, one in made.items()}
+        results = {key: made} if isinstance(made, Encoded) else made
+        return {one: Stored(one, encoded, _etag(encoded), labels[one]) for one, encoded in results.items()}
+
+    async def _run_and_store(
+        self, key: str, computed: Awaitable[Made], making: _Making
+    ) -> Mapping[str, Stored]:
+        results = await self._run(key, computed, making.labels)
         self._notice()
-        for key, stored in results.items():
-            if key not in self._not_to_keep:
+        for one, stored in results.items():
+            if one not in making.forgotten:
                 self._keep(stored)
         return results
 
@@ -366,7 +361,6 @@ class Cache:
     def _landed(self, key: str, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-            self._not_to_keep.discard(key)
 
     def _counted(self, stored: Stored, outcome: Outcome) -> tuple[Stored, Outcome]:
         self._counts[outcome] += 1

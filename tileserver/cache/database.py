@@ -52,7 +52,7 @@ _SCHEMA: Final = (
 _PAGE: Final = 4096  # bytes
 _MEMORY: Final = 16 * 1024  # KiB of pages that a connection keeps
 _AT_ONCE: Final = 2000  # rows of one transaction of a purge
-_LONGEST: Final = 2**29  # bytes of a record; whatever is longer wasn't written here
+LONGEST: Final = 2**29  # bytes of a record; whatever is longer wasn't written here
 _PURGES_KEPT: Final = 86400.0  # seconds; no run under way is older
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
@@ -223,7 +223,7 @@ class Database:
     def get(self, key: str) -> tuple[int, bytes] | None:
         """The id and the record under a key, which may be another one's of the same number."""
         row: tuple[int, bytes] | None = self._connection.execute(
-            "SELECT id, record FROM entries WHERE key = ? AND length(record) <= ?", (_number(key), _LONGEST)
+            "SELECT id, record FROM entries WHERE key = ? AND length(record) <= ?", (_number(key), LONGEST)
         ).fetchone()
         return row
 
@@ -232,7 +232,13 @@ class Database:
         row = self._connection.execute("SELECT id FROM entries WHERE key = ?", (_number(key),)).fetchone()
         if row is None:
             return None
-        with self._connection.blobopen("entries", "record", row[0], readonly=True) as record:
+        try:
+            opened = self._connection.blobopen("entries", "record", row[0], readonly=True)
+        except sqlite3.OperationalError as error:
+            if "no such rowid" in str(error):
+                return None  # deleted or replaced since
+            raise
+        with opened as record:
             start = record.read(HEAD_ROOM)
             missing = (head_length(start) or 0) - len(start)
             return row[0], start + record.read(missing) if missing > 0 else start

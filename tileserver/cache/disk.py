@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tileserver.cache.database import Database, Purge, Write, identity, is_damage, remove
+from tileserver.cache.database import LONGEST, Database, Purge, Write, identity, is_damage, remove
 from tileserver.cache.label import EVERYTHING, Label, Rule
 from tileserver.cache.record import Head, Records, Stored
 
@@ -30,7 +30,7 @@ _QUEUE_BYTES: Final = 64 * 2**20
 _BATCH_BYTES: Final = 4 * 2**20
 _BATCH: Final = 1000
 _OVERHEAD: Final = 1024  # bytes of a record besides its body, about
-_TROUBLE: Final = (OSError, sqlite3.Error, ValueError, KeyError, TypeError, OverflowError)
+_TROUBLE: Final = (OSError, sqlite3.Error, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 
 
 class DiskTier:
@@ -97,7 +97,7 @@ class DiskTier:
 
     def set(self, stored: Stored) -> None:
         size = _size(stored)
-        if size * 16 > self._size:
+        if size * 16 > self._size or size > LONGEST:
             return
         with self._changed:
             if self._queued + size > _QUEUE_BYTES and self._queue:
@@ -137,11 +137,17 @@ class DiskTier:
         if had is not None:
             had.close()
         self._reads, self._seen, self._under_way = None, 0, {}
-        if identity(self._folder) is not None:
-            reads = Database(self._folder, wait=_READ_WAIT)
-            self._under_way = {purge.id: purge for purge in reads.purges(0) if not purge.done}
-            self._reads, self._seen = reads, reads.last_purge()
-        return () if had is None else (EVERYTHING,)
+        try:
+            if identity(self._folder) is not None:
+                reads = Database(self._folder, wait=_READ_WAIT)
+                self._under_way = {purge.id: purge for purge in reads.purges(0) if not purge.done}
+                self._reads, self._seen = reads, reads.last_purge()
+        except _TROUBLE as error:
+            self._report(error)
+        if had is None:
+            return ()
+        self._drop(EVERYTHING)
+        return (EVERYTHING,)
 
     def stats(self) -> dict[str, Any]:
         facts = {"entries": 0, "bytes": 0, "size": 0}
@@ -200,14 +206,15 @@ class DiskTier:
             if self._damaged is not None:
                 self._replace(self._damaged)
             if batch := tuple(self._writing.values()):
-                raws = [self._records.to_bytes(write.stored) for write in batch]
-                ready = [write._replace(raw=raw) for write, raw in zip(batch, raws, strict=True)]
-                self._attempt(lambda database, ready=ready: database.put(ready))
+                self._attempt(lambda database, batch=batch: database.put(self._sealed(batch)))
                 with self._changed:
                     self._writing.clear()
             self._attempt(lambda database: database.trim(self._size - 2 * self._part))
         if self._writes is not None:  # closed by the thread that uses it: anything else may end the process
             self._writes.close()
+
+    def _sealed(self, batch: Sequence[Write]) -> list[Write]:
+        return [write._replace(raw=self._records.to_bytes(write.stored)) for write in batch]
 
     def _next(self) -> bool:
         """Wait for work and take some of it; False when there will be none."""

@@ -74,8 +74,8 @@ def cache_purge(
     """
     from tileserver.cache import Rule, arguments_of, folder_purge
 
-    canvas, _, udf = address.partition("/")
-    if not canvas:
+    canvas, slash, udf = address.partition("/")
+    if not canvas or bool(slash) != bool(udf) or "/" in udf:
         raise click.UsageError(f"{address!r} is not of the form CANVAS or CANVAS/UDF.")
     values = _values(parameters)
     box, zooms = _box(bounds), _zooms(zoom)
@@ -105,7 +105,7 @@ def _values(parameters: tuple[str, ...]) -> dict[str, Json]:
     found: dict[str, list[Json]] = {}
     for item in parameters:
         name, equals, value = item.partition("=")
-        if not equals:
+        if not equals or not name:
             raise click.UsageError(f"-p takes name=value, not {item!r}.")
         found.setdefault(name, []).append(value)
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}

@@ -197,9 +197,10 @@ class LocalPool:
         except TimeoutError:
             self._counts["timeouts"] += 1
             text = f"TimeoutError: {job.udf} ran longer than its limit of {job.time_limit:g} s"
-            if limit < job.time_limit:
+            shortened = limit < job.time_limit  # whoever else asks for the same has time of their own
+            if shortened:
                 text = f"TimeoutError: {job.udf} ran longer than the run that called it may"
-            failure = self._with_output(UdfTimeout(text), worker)
+            failure = self._with_output(UdfTimeout(text, read_caller=shortened), worker)
             self._kill(worker)
             raise failure from None
         except ChannelClosed:

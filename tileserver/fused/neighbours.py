@@ -241,7 +241,9 @@ def check_depth(name: str) -> tuple[str, ...]:
     :raises RecursionError: when that makes it too long.
     """
     chain = (*state.nested.get(), name)
-    if state.current().job.recursion + len(chain) > DEPTH_LIMIT:
+    current = state.current()
+    if current.job.recursion + len(chain) > DEPTH_LIMIT:
+        current.read_caller |= current.job.recursion > 1  # another caller's run could go on
         raise RecursionError(f"UDFs run each other more than {DEPTH_LIMIT} deep: {' > '.join(chain)}")
     return chain
 

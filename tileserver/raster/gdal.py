@@ -42,6 +42,10 @@ def warped(
     covered: a soft edge would be a second, invented alpha.
     """
     kind = bands.dtype
+    if kind.kind == "c":
+        options: Any = {"place": place, "target": target, "shape": shape, "resampling": resampling}
+        (real, unseen), (imaginary, _) = (warped(one, hidden, **options) for one in (bands.real, bands.imag))
+        return (real + 1j * imaginary).astype(kind, copy=False), unseen
     work = np.dtype(np.uint8 if kind == np.uint8 else np.float64 if kind.itemsize > 2 else np.float32)
     count = len(bands)
     source = np.full((count + 1, *bands.shape[1:]), 255, work)
@@ -80,10 +84,9 @@ def warped_file(
         place.pop("src_crs"), MERCATOR, handle.width, handle.height, **{k: v for k, v in place.items() if v}
     )
     level = handles.overview(name, handle, (grid.bounds[2] - grid.bounds[0]) / grid.width / own.a)
-    types = [level.dataset.dtypes[number - 1] for number in bands]
-    result = np.zeros((len(bands) + 1, grid.height, grid.width), np.result_type(*types))
+    result = np.zeros((len(bands) + 1, grid.height, grid.width), handles.dtype(level, bands))
     read = bands if level.alpha is None else (*bands, level.alpha)
-    nodata = level.nodata if nodata is None else nodata
+    nodata = level.nodata[bands[0] - 1] if nodata is None else nodata
     reproject(
         rasterio.band(level.dataset, read),
         result,

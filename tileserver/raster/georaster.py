@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,10 +75,14 @@ def grid(area: Any, size: int | tuple[int, int], buffer: int) -> Grid:
     west, south, east, north = _metres(area)
     if not (math.isfinite(west + south + east + north) and west < east and south < north):
         raise ValueError(f"the area {area!r} has no extent in web Mercator")
-    if isinstance(size, int):
-        width, height = size, max(1, round(size * (north - south) / (east - west)))
+    if isinstance(size, int | np.integer):
+        width = operator.index(size)
+        height = max(1, round(width * (north - south) / (east - west)))
     else:
-        width, height = size
+        try:
+            width, height = (operator.index(one) for one in size)
+        except (TypeError, ValueError):
+            raise ValueError(f"size is a width in pixels, or (width, height), not {size!r}") from None
     if width < 1 or height < 1 or buffer < 0:
         raise ValueError(f"size is one or more pixels, not {size!r}, and buffer none or more, not {buffer!r}")
     found = Grid((west, south, east, north), width, height)

@@ -73,10 +73,11 @@ class Source:
 
     @functools.cached_property
     def period(self) -> float | None:
-        """Pixels of one turn around the Earth, where columns repeat; None where they don't."""
+        """Pixels of one turn around the Earth to the east, where columns repeat; None where they don't. Below
+        zero where the raster is mirrored."""
         turn = CIRCUMFERENCE if self.system == MERCATOR else 360.0 if is_geographic(self.system) else None
         straight = self.transform.b == 0 == self.transform.d
-        return turn / abs(self.transform.a) if turn is not None and straight else None
+        return turn / self.transform.a if turn is not None and straight else None
 
     @functools.cached_property
     def separable(self) -> bool:

@@ -7,6 +7,7 @@ that fits. What is placed by control points is GDAL's to warp.
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -102,33 +103,45 @@ class _FileLevel:
         """By value, else by the file's mask or alpha band; NaN in any case."""
         hidden: Flags | None = None
         handle = self.handle
-        nodata = handle.nodata if self.nodata is None else self.nodata
-        if nodata is not None:
-            if not math.isnan(nodata):
-                hidden = values == nodata
+        if any(value is not None for value in self._values):
+            hidden = self._by_value(values)
         elif handle.alpha is not None:
             hidden = (handle.dataset.read(handle.alpha, **options) == 0)[None]
         elif handle.masked:
-            hidden = (handle.dataset.read_masks(self.bands[0], **options) == 0)[None]
+            numbers = self.bands if handle.apart else self.bands[:1]
+            hidden = handle.dataset.read_masks(numbers, **options) == 0
         if values.dtype.kind in "fc":
             unknown = np.isnan(values)
             hidden = unknown if hidden is None else hidden | unknown
         return hidden if hidden is not None and hidden.any() else None
+
+    @property
+    def _values(self) -> list[float | None]:
+        """What means no data in each of the bands."""
+        return [self.handle.nodata[n - 1] if self.nodata is None else self.nodata for n in self.bands]
+
+    def _by_value(self, values: NDArray[Any]) -> Flags | None:
+        nodata = [None if one is None or math.isnan(one) else one for one in self._values]
+        if len(set(nodata)) == 1:
+            return None if nodata[0] is None else np.asarray(values == nodata[0])
+        none = np.zeros(values.shape[1:], bool)
+        return np.stack(
+            [none if one is None else band == one for one, band in zip(nodata, values, strict=True)]
+        )
 
 
 def _from_file(name: str, level: _FileLevel, source: Source, target: Grid, resampling: str) -> Values:
     def coarser(step: float) -> _FileLevel:
         return replace(level, handle=handles.overview(name, level.handle, step))
 
-    types = [level.handle.dataset.dtypes[number - 1] for number in level.bands]
-    bands = (len(types), np.result_type(*types))
+    bands = (len(level.bands), handles.dtype(level.handle, level.bands))
     return placed(source, target, level=coarser, bands=bands, resampling=resampling)
 
 
 def _numbers(bands: int | Sequence[int] | None, handle: Handle) -> tuple[int, ...]:
     if bands is None:
         return handle.bands
-    numbers = (bands,) if isinstance(bands, int) else tuple(bands)
+    numbers = (operator.index(bands),) if isinstance(bands, int | np.integer) else tuple(bands)
     if not numbers or not all(number in handle.dataset.indexes for number in numbers):
         raise ValueError(f"bands {bands!r}: the file has bands 1 to {handle.dataset.count}")
     return numbers

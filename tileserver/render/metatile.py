@@ -25,22 +25,22 @@ class NotCuttable(Exception):
     """The result says nothing of the single tiles of its block; the message says why."""
 
 
-def encode_block(value: object, job: Job, *, sized: bool) -> list[Part]:
+def encode_block(value: object, job: Job, *, size: object) -> list[Part]:
     """Body, media type and facts of each tile of the job's block, row by row from the north-west.
 
-    :param sized: whether the function was told how many pixels the block has.
+    :param size: what the function was told of the block's pixels, if it takes that.
     :raises NotCuttable: for a result that must be made for each tile by itself.
     :raises UnsupportedOutput: as ``encode`` does.
     """
     with naming(value):
-        return _encoded(classify(value), job, sized)
+        return _encoded(classify(value), job, size)
 
 
-def _encoded(found: Classified, job: Job, sized: bool) -> list[Part]:
+def _encoded(found: Classified, job: Job, size: object) -> list[Part]:
     assert job.tile is not None, "only a tile lies in a block"
     whole, members = tiles.block(job.tile, job.metatile)
     if _is_grid_of(found, whole):
-        parts = _cut(found, members, job, sized)
+        parts = _cut(found, members, job, size)
     elif is_nothing(found, job) or _lies_somewhere(found, job):
         parts = [found] * len(members)
     else:
@@ -66,18 +66,21 @@ def _lies_somewhere(found: Classified, job: Job) -> bool:
     return found.kind is Kind.GEORASTER and found.bounds is not None and chosen(found, job).name in PICTURES
 
 
-def _cut(found: Classified, members: Sequence[Tile], job: Job, sized: bool) -> list[Classified]:
+def _cut(found: Classified, members: Sequence[Tile], job: Job, size: object) -> list[Classified]:
     """The squares of an array that are the block's tiles.
 
     Without bounds nobody knows that it is the block's array and no smaller one, unless the function was
-    told the size. One with fewer pixels than the tiles together would blur them.
+    told the size. One with fewer pixels than it was told, or than the tiles together, would blur them.
     """
     array: Any = found.value
     height, width = array.shape[-2:]
     side = job.metatile
     if chosen(found, job).name not in PICTURES:
         raise NotCuttable("files of arrays are not cut")
-    if not sized and (found.bounds is None or min(height, width) < side * job.options.pixels):
+    if isinstance(size, int | float):
+        if min(height, width) < size:
+            raise NotCuttable(f"its array of {width} x {height} pixels is smaller than its size, {size}")
+    elif found.bounds is None or min(height, width) < side * job.options.pixels:
         raise NotCuttable("it declares no parameter size, and its array may be too small for a block")
     if height == 0 or height % side or width % side:
         raise NotCuttable(f"its array of {width} x {height} pixels is no {side} x {side} tiles")

@@ -66,9 +66,7 @@ def _attempt(job: Job, bundle: Bundle, run: state.Run) -> Encoded | TileServerEr
             values = arguments.coerce(function, job.arguments, tile, signature=signature, options=options)
             value = calls.call(function, values)
             returned = time.perf_counter()
-            body, media_type, facts = _encode(
-                value, job, bundle, sized=signature.parameter("size") is not None
-            )
+            body, media_type, facts = _encode(value, job, bundle, size=values.get("size"))
     except NotCuttable as reason:
         single = _attempt(replace(job, metatile=1), bundle, run)
         if isinstance(single, Encoded):
@@ -94,11 +92,11 @@ def _asked_of(job: Job) -> tuple[Tile | None, RenderOptions]:
     return whole, replace(job.options, scale=job.options.scale * job.metatile)
 
 
-def _encode(value: object, job: Job, bundle: Bundle, *, sized: bool) -> Part:
+def _encode(value: object, job: Job, bundle: Bundle, *, size: object) -> Part:
     try:
         if job.metatile == 1:
             return encode(value, job)
-        return _joined(encode_block(value, job, sized=sized))
+        return _joined(encode_block(value, job, size=size))
     except (BadRequest, UnsupportedOutput, NotCuttable):
         raise
     except BaseException as error:  # a value that fails when it is read: user code again, or its data
