@@ -33,7 +33,8 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
 }
 PIPELINE = frozenset(
     {"access", "catalog", "canvas", "params", "paths", "posted", "cache", "executor", "settings"}
-    | {"asks", "fetching", "loading", "metadata", "metatiles", "mirror", "pipeline", "vault", "waits"}
+    | {"asks", "fetching", "loading", "metadata", "metatiles", "mirror", "pipeline", "reaching", "services"}
+    | {"vault", "waits"}
 )
 
 # Per module: modules of ours that it may import, by their first name, and libraries. The longest matching
@@ -51,7 +52,8 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "settings": (CORE, frozenset()),
     "state": (CORE, frozenset()),
     "access": (CORE | {"state"}, frozenset()),
-    "canvas": (CORE | {"own_styles"}, frozenset()),
+    "stamps": (frozenset(), frozenset()),
+    "canvas": (CORE | {"own_styles", "stamps"}, frozenset()),
     "own_styles": (CORE, frozenset()),
     "catalog": (CORE | {"canvas"}, frozenset()),
     "vault": (CORE | {"canvas", "state"}, frozenset({"cryptography"})),
@@ -80,22 +82,23 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "edge": (CORE | {"requestlog"}, SERVER_LIBRARIES),
     "forwarding": (frozenset(), frozenset()),
     "processes": (CORE | {"sandbox"}, frozenset({"starlette"})),
-    "requests": (CORE | {"access", "params", "pipeline"}, SERVER_LIBRARIES),
-    "layers": (CORE | {"params", "pipeline"}, CORE_LIBRARIES),
+    "requests": (CORE | {"access", "params", "services"}, SERVER_LIBRARIES),
+    "layers": (CORE | {"params", "pipeline", "services"}, CORE_LIBRARIES),
     "answers": (CORE | {"access", "cache", "coding", "metadata", "params"}, frozenset()),
     "responses": (
-        CORE | {"access", "answers", "metadata", "params", "pipeline", "requests"},
+        CORE | {"access", "answers", "metadata", "params", "requests", "services"},
         SERVER_LIBRARIES,
     ),
     "front": (
         CORE | PIPELINE | {"answers", "coding", "edge", "requestlog", "requests"},
         SERVER_LIBRARIES,
     ),
-    "pipeline": (CORE | PIPELINE, CORE_LIBRARIES),
+    **dict.fromkeys(("pipeline", "reaching", "services"), (CORE | PIPELINE, CORE_LIBRARIES)),
     "pages": (CORE | {"access", "params", "pipeline", "settings"}, SERVER_LIBRARIES),
     "routes": (
         CORE
-        | {"access", "layers", "openapi", "params", "paths", "pipeline", "pages", "requests", "responses"},
+        | {"access", "layers", "openapi", "params", "paths", "pipeline", "pages", "requests", "responses"}
+        | {"services"},
         SERVER_LIBRARIES,
     ),
     "saving": (CORE | {"canvas", "params", "posted"}, frozenset()),

@@ -33,13 +33,13 @@ from tileserver.executor.confinement import Confinement
 from tileserver.executor.local import LocalPool
 from tileserver.front import Front
 from tileserver.metrics import Measured, Metrics
-from tileserver.pipeline import Doors, Services, make_sources
 from tileserver.processes import Relay
 from tileserver.redaction import Redaction
 from tileserver.requestlog import RequestLog
 from tileserver.requests import credentials_of, is_local
 from tileserver.routes import SharedRoutes
 from tileserver.sandbox import DESCRIPTIONS
+from tileserver.services import Doors, Services, make_sources
 from tileserver.settings import Settings
 from tileserver.telemetry import write_requests
 from tileserver.tidying import tidy

@@ -6,14 +6,11 @@ never keeps the rest of the canvas from being served.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import os
 import re
-import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +20,12 @@ from tileserver.errors import BadRequest, NotFound, UdfError, UnknownUdf
 from tileserver.own_styles import read_styles
 from tileserver.protocol import Bundle, Json, Source
 from tileserver.signature import BrokenSource, NotAUdf, Signature, neighbours, read
+from tileserver.stamps import FOLDER, Stamp, globbed, stamp_of, stamps_of
 from tileserver.styles import StyleFault, Styles
 from tileserver.udf import Mode, Udf, UdfSettings
 
 DEFAULT_CANVAS: Final = "default"  # where clients of Fused look when no canvas is named
 CANVAS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
-MAX_FILES: Final = 10_000
 MAX_SOURCE: Final = 4 * 1024 * 1024
 
 # Fused's names of how a UDF is meant; "vector_single" is called with what a map shows, so it has tiles too.
@@ -36,8 +33,6 @@ _HINTS: Final[Mapping[str, Mode]] = {"vector_tile": "tile", "raster": "tile", "v
 _STORED: Final = "secret:"  # what a variable of [env] begins with that takes a stored secret
 # What the metadata of an exported canvas calls parts of it that run nothing.
 _DECORATIONS: Final = ("isNodeTemplate", "nodeTemplateType", "frameType", "isTextEditor")
-_FOLDER: Final = "."  # the canvas's folder itself, among the paths below it
-_Stamp = tuple[int, int, int, int]  # times of change, size, inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +75,7 @@ class Canvas:
     modules: Mapping[str, str]
     revision: str
     _secrets: str = field(repr=False)
-    _stamps: Mapping[str, _Stamp] = field(repr=False)
+    _stamps: Mapping[str, Stamp] = field(repr=False)
     _globs: frozenset[str]
 
     def stem(self, name: str) -> str | None:
@@ -125,7 +120,7 @@ class Canvas:
         name = asked if asked in self.udfs or asked in self.broken else asked.rpartition(".")[0]
         source = self.bundle.udfs.get(name)
         path = source.path if source is not None else f"{name}.py"
-        return all(self._stamps.get(p) == _stamp(f"{self.bundle.folder}/{p}") for p in (_FOLDER, path))
+        return all(self._stamps.get(p) == stamp_of(f"{self.bundle.folder}/{p}") for p in (FOLDER, path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,84 +158,28 @@ def _mentions_udf(path: Path) -> bool:
         return False
 
 
-def _stamp(path: Path | str) -> _Stamp | None:
-    """None for what isn't there, and for pipes and devices, which to read may never end."""
-    try:
-        facts = os.stat(path)
-    except (OSError, ValueError):  # a name from a URL may be one that no file can have
-        return None
-    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
-        return None
-    return (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)
-
-
 def read_canvas(folder: Path, secrets: Secrets, previous: Canvas | None) -> Canvas:
     """Read a canvas; ``previous`` is returned when neither its files nor its secrets have changed."""
     if (
         previous is not None
         and previous._secrets == secrets.digest
-        and previous._stamps == _stamps(folder, previous._globs)
+        and previous._stamps == stamps_of(folder, previous._globs)
     ):
         return previous
-    return _Reader(folder, _stamps(folder, frozenset()), secrets).canvas()
-
-
-def _stamps(folder: Path, globs: frozenset[str]) -> dict[str, _Stamp]:
-    """Stamps of the canvas's files by their path in it, and of the files that globs find."""
-    found = dict(_walk(folder))
-    for pattern in globs:
-        found |= _globbed(folder, pattern)
-    return found
-
-
-def _walk(folder: Path) -> Iterator[tuple[str, _Stamp]]:
-    """The canvas's folder, and its files as far as ``MAX_FILES``. Twice a second for every canvas in use, so
-    there are no ``Path`` objects here."""
-    root = str(folder)
-    if (stamp := _stamp(root)) is not None:
-        yield _FOLDER, stamp
-    left = MAX_FILES
-    pending = [""]  # folders in it, with a slash at their end; the next one last
-    while pending:
-        prefix = pending.pop()
-        try:
-            entries = sorted(os.scandir(f"{root}/{prefix}"), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        folders = []
-        for entry in entries:
-            name = entry.name
-            if name[0] == ".":
-                continue
-            if _is_folder(entry):
-                if name != "__pycache__" and not entry.is_symlink():
-                    folders.append(f"{prefix}{name}/")
-            elif not name.endswith((".pyc", "~", ".swp")) and (stamp := _stamp(f"{root}/{prefix}{name}")):
-                yield f"{prefix}{name}", stamp
-                left -= 1
-                if not left:
-                    return
-        pending.extend(reversed(folders))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+    return _Reader(folder, stamps_of(folder, frozenset()), secrets).canvas()
 
 
 class _Reader:
     """Reads one canvas once."""
 
-    def __init__(self, folder: Path, stamps: dict[str, _Stamp], secrets: Secrets) -> None:
+    def __init__(self, folder: Path, stamps: dict[str, Stamp], secrets: Secrets) -> None:
         self.folder = folder
         self.stamps = stamps
         self.secrets = secrets
         self.problems: list[Problem] = []
         self.settings = self._settings()
         self.files: dict[str, _File] = {}
-        self.globbed: dict[str, dict[str, _Stamp]] = {}
+        self.globbed: dict[str, dict[str, Stamp]] = {}
         self.metas: dict[str, dict[str, Any]] = {}
         self.styles = self._styles()
 
@@ -493,25 +432,19 @@ class _Reader:
     def _data(self, settings: UdfSettings) -> list[Json]:
         """Size and time of everything in the canvas that isn't source, and of the files ``data`` names."""
         data = {
-            p: s for p, s in self.stamps.items() if not p.endswith((".py", "canvas.toml")) and p != _FOLDER
+            p: s for p, s in self.stamps.items() if not p.endswith((".py", "canvas.toml")) and p != FOLDER
         }
         found = data | self._named(settings.data)
         return [[path, stamp[0], stamp[2]] for path, stamp in sorted(found.items())]
 
-    def _named(self, globs: Iterable[str]) -> dict[str, _Stamp]:
+    def _named(self, globs: Iterable[str]) -> dict[str, Stamp]:
         """Stamps of the files that globs find, each looked at once: no later change is taken for known."""
-        found: dict[str, _Stamp] = {}
+        found: dict[str, Stamp] = {}
         for pattern in globs:
             if pattern not in self.globbed:
-                self.globbed[pattern] = _globbed(self.folder, pattern)
+                self.globbed[pattern] = globbed(self.folder, pattern)
             found |= self.globbed[pattern]
         return found
-
-
-def _globbed(folder: Path, pattern: str) -> dict[str, _Stamp]:
-    """Stamps of files that match a glob, absolute or relative to the canvas."""
-    paths = glob.iglob(str(folder / pattern), recursive=True)
-    return {path: stamp for path in paths if (stamp := _stamp(path)) is not None}
 
 
 def _is_module(path: str, candidates: Mapping[str, _Candidate]) -> bool:

@@ -30,9 +30,10 @@ from tileserver.errors import TileServerError
 from tileserver.loading import foreign_names
 from tileserver.params import Call, parse_query
 from tileserver.paths import readings
-from tileserver.pipeline import Basis, Doors, Target
+from tileserver.pipeline import Basis
 from tileserver.requestlog import About, RequestLog
 from tileserver.requests import SESSION, segments
+from tileserver.services import Doors, Target
 
 log = logging.getLogger("tileserver")
 

@@ -16,8 +16,9 @@ from tileserver.documents import Layer
 from tileserver.errors import BadRequest, NotFound, Overloaded, TileServerError
 from tileserver.formats import FORMATS, PICTURES
 from tileserver.params import Address, Call, QueryItems, build_call, style_of
-from tileserver.pipeline import Services, answer, settled
+from tileserver.pipeline import answer, settled
 from tileserver.protocol import Encoded, Json, Source
+from tileserver.services import Services
 from tileserver.signature import read
 from tileserver.styles import Style
 from tileserver.styles import legend as legends

@@ -6,119 +6,41 @@ and ``answer`` a call into bytes. No step calls the next; only this module knows
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final, NamedTuple
 
 from tileserver import asks, paths
-from tileserver.access import Access, Credentials, Grant, Identity
-from tileserver.cache import Cache, Compute, Leaving, Outcome, Stored
+from tileserver.access import Credentials, Grant, Identity
+from tileserver.cache import Compute, Leaving, Outcome, Stored
 from tileserver.canvas import DEFAULT_CANVAS
-from tileserver.catalog import Catalog
-from tileserver.documents import Layer
 from tileserver.errors import (
     BadRequest,
     Forbidden,
-    TileServerError,
     UdfError,
-    UnknownToken,
     UnknownUdf,
     without_traceback,
 )
-from tileserver.executor import Answers, Executor
-from tileserver.fetching import Fetcher
+from tileserver.executor import Answers
 from tileserver.interest import Interest
-from tileserver.kept import Kept
-from tileserver.loading import Sources, complete, is_address, is_token
 from tileserver.metadata import printed
-from tileserver.metatiles import Metatiles
-from tileserver.mirror import Mirror
-from tileserver.params import NOBODY, Address, Call, Caller, Limits, QueryItems, build_call
+from tileserver.params import NOBODY, Address, Call, Caller, QueryItems, build_call
 from tileserver.paths import Reading
 from tileserver.posted import Posted, build, parse
-from tileserver.protocol import Bundle, Encoded, Foreign, Json
-from tileserver.redaction import NOTHING_HIDDEN, Redaction
-from tileserver.settings import Settings
+from tileserver.protocol import Bundle, Encoded, Json
+from tileserver.reaching import name_of, reached, source, with_sources
+from tileserver.services import Answer, Doors, Services, Target, Visit
 from tileserver.styles import DEFAULT, Style, completed
 from tileserver.styles.parameters import Summary
 from tileserver.subject import Subject
 from tileserver.tiles import sample_tile
-from tileserver.udf import Udf
-from tileserver.vault import Vault
-from tileserver.waits import Waits
 
-_RECENT_SIZE: Final = 256 * 2**20  # bytes
 _RECENT_AGE: Final = 86400  # seconds; what is recent ends sooner by itself
-
-
-class Visit(NamedTuple):
-    """What makes requests those of one reader of one file: ``place`` stands for the address and the
-    credential, ``reader`` for these and the program that asks. A ``partial`` one wants a part of the file, or
-    only to know about it."""
-
-    place: str
-    reader: str
-    partial: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Doors:
-    """What it takes to find out what a request asks for, and whether it is stored."""
-
-    settings: Settings
-    access: Access
-    catalog: Catalog
-    cache: Cache
-    sources: Sources
-
-    @property
-    def limits(self) -> Limits:
-        chosen = self.settings
-        return Limits(chosen.time_limit, chosen.tile_time_limit, chosen.max_tile_pixels)
-
-
-@dataclass(frozen=True, slots=True)
-class Services(Doors):
-    """Everything a request needs; built once by the application's lifespan."""
-
-    executor: Executor
-    vault: Vault
-    redact: Redaction = NOTHING_HIDDEN
-    waits: Waits = field(default_factory=Waits)
-    metatiles: Metatiles = field(default_factory=Metatiles)
-    described: Kept[Layer | TileServerError] = field(default_factory=lambda: Kept(60))
-    summaries: Kept[Summary] = field(default_factory=lambda: Kept(3600))
-    recent: Cache = field(default_factory=lambda: Cache.recent(_RECENT_SIZE))
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a path says: whose token, which UDF (None for tokens of one UDF), and which of its answers."""
-
-    token: str
-    name: str | None
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The bytes of a call, where they came from, and how long each stage took (milliseconds)."""
-
-    stored: Stored
-    outcome: Outcome
-    timings: Mapping[str, float] = field(default_factory=dict)
-
-
-def make_sources(settings: Settings) -> Sources:
-    """What ``fused.load`` of an address finds, as the settings say."""
-    fetcher = Fetcher(settings.fetch_allow, settings.state_dir / "sources")
-    return Sources(Mirror(settings.source_map), fetcher)
 
 
 async def admit(
@@ -157,7 +79,7 @@ async def named(
     arguments: Mapping[str, Json] | None = None,
 ) -> Call:
     """``resolve``, but for what a style leaves to the data (see ``settled``)."""
-    found = await services.catalog.resolve(grant.canvas, _name(grant, target.name))
+    found = await services.catalog.resolve(grant.canvas, name_of(grant, target.name))
     if not grant.reaches(found.udf.name):
         raise UnknownUdf(f"no UDF called {found.udf.name!r} here")
     address = target.address
@@ -297,13 +219,6 @@ async def _posted_call(
     return call if call.tile is None else replace(call, default="value")
 
 
-def _name(grant: Grant, asked: str | None) -> str:
-    """A token of one UDF names it itself; what its path adds is an extension."""
-    if grant.udf is None:
-        return asked or ""
-    return grant.udf if not asked else f"{grant.udf}.{asked}"
-
-
 async def answer(
     call: Call, services: Services, leaving: Leaving | None = None, visit: Visit | None = None
 ) -> Answer:
@@ -404,7 +319,7 @@ def answers_of(call: Call, services: Services, looks: list[bool], block: Collect
     async def answered(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         asked = asks.parse(header, body)
         if isinstance(asked, asks.Load):
-            found = await _source(asked.name, call.bundle, services)
+            found = await source(asked.name, call.bundle, services)
             return {}, json.dumps(found.to_json()).encode()
         nested, reads_code = await _nested_call(call, asked, header.get("deadline"), services)
         key = nested.cache_key()
@@ -443,7 +358,7 @@ async def _nested_call(
     if asked.name == call.udf.name:
         udf, bundle = call.udf, call.bundle
     else:
-        grant, name = await _reached(asked.name, call.bundle, services)
+        grant, name = await reached(asked.name, call.bundle, services)
         if grant is not None:
             # Another owner's code learns nothing of who called this one.
             stranger = replace(deeper, headers={})
@@ -458,91 +373,3 @@ async def _nested_call(
         udf, bundle, asked.address, asked.query, limits=limits, arguments=arguments, caller=deeper
     )
     return await _styled(made, services), True
-
-
-async def with_sources(udf: Udf, bundle: Bundle, services: Doors) -> tuple[Udf, Bundle]:
-    """A UDF and its bundle with the sources from elsewhere that its code names."""
-    return await complete(udf, bundle, lambda name: _source(name, bundle, services))
-
-
-async def _source(name: str, bundle: Bundle, services: Doors) -> Foreign:
-    """The source of an address, or of a UDF whose code the bundle's owner may read.
-
-    :raises NotFound: when there is none.
-    :raises Forbidden: when the owner may not read it.
-    """
-    if is_address(name):
-        return await services.sources.load(name)
-    grant, udf = await _reached(name, bundle, services)
-    if grant is None:
-        return _as_foreign((await services.catalog.canvas(bundle.canvas)).bundle, udf)
-    if not grant.may_read_code:
-        raise Forbidden(f"the code of {udf or grant.udf!r} may not be read; run the UDF instead")
-    found = await services.catalog.resolve(grant.canvas, _name(grant, udf or None))
-    if not grant.reaches(found.udf.name) or found.extension is not None:
-        raise UnknownUdf(f"no UDF called {udf!r} here")
-    return _as_foreign(found.bundle, found.udf.name)
-
-
-def _as_foreign(bundle: Bundle, name: str) -> Foreign:
-    source = bundle.udfs.get(name)
-    if source is None:
-        raise UnknownUdf(f"no UDF called {name!r} here")
-    files = {path: bundle.files[path] for path in {source.path, *source.modules.values()}}
-    digest = hashlib.blake2b(f"{bundle.id}/{name}".encode(), digest_size=16).hexdigest()
-    return Foreign(name, source.entry, source.path, files, source.modules, source.defaults, digest)
-
-
-async def _reached(name: str, bundle: Bundle, services: Doors) -> tuple[Grant | None, str]:
-    """What a name opens for a bundle's owner, and the UDF's name in it; no grant for the owner's own canvas.
-
-    A token opens what it opens for anybody. ``canvas/name`` opens what the access token that posted the code
-    may use, and for the code of a canvas only what anybody may use by its name. What is no canvas before the
-    slash is taken for the owner's name, and there is one owner.
-
-    :raises UnknownToken: and the others as ``Access.grant`` does.
-    :raises UnknownUdf: when there is no such canvas, or the name doesn't say which.
-    """
-    if is_token(name):
-        segments = name.split("/")
-        reading, grant = await paths.find(paths.readings(segments), Credentials(), *_doors(services))
-        if reading.tail:
-            raise UnknownToken
-        return grant, reading.name or ""
-    place, _, udf = name.rpartition("/")
-    place = place.rpartition("/")[2]
-    identity = services.access.identity_of(owner_id) if (owner_id := _poster_of(bundle)) else None
-    if not place and not bundle.canvas and identity is not None:
-        place = await _canvas_with(udf, identity, services)
-    if place == bundle.canvas or not services.catalog.has(place):
-        if not bundle.canvas:
-            raise UnknownUdf(f"no UDF called {name!r}: the code belongs to no canvas")
-        return None, udf
-    if identity is not None and identity.may_use(place):
-        return Grant(place, None, True, f"fc_/{place}", identity.is_admin, True, identity=identity), udf
-    canvas = await services.catalog.canvas(place)
-    try:
-        access = services.access
-        return access.grant_named(f"fc_/{place}", place, Credentials(), public=canvas.public_name), udf
-    except UnknownToken:
-        raise UnknownUdf(f"no UDF called {name!r} that this one may use; a token opens it") from None
-
-
-def _doors(services: Doors) -> tuple[Access, Catalog]:
-    return services.access, services.catalog
-
-
-def _poster_of(bundle: Bundle) -> str | None:
-    """The id of the access token whose code it is."""
-    return bundle.owner[1:].partition(".")[0] if bundle.owner.startswith("@") else None
-
-
-async def _canvas_with(udf: str, identity: Identity, services: Doors) -> str:
-    """The canvas that a plain name means to posted code: ``default``, else the only one that has it."""
-    usable = [c for c in await services.catalog.canvases() if identity.may_use(c.name) and udf in c.udfs]
-    names = [canvas.name for canvas in usable]
-    if DEFAULT_CANVAS in names or len(names) == 1:
-        return DEFAULT_CANVAS if DEFAULT_CANVAS in names else names[0]
-    if names:
-        raise UnknownUdf(f"several canvases have a UDF called {udf!r}: {', '.join(names)}")
-    raise UnknownUdf(f"no UDF called {udf!r}")

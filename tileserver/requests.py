@@ -16,7 +16,7 @@ from starlette.requests import Request
 from tileserver.access import Credentials
 from tileserver.errors import BadRequest
 from tileserver.params import QueryItems, parse_query
-from tileserver.pipeline import Visit
+from tileserver.services import Visit
 
 SESSION: Final = "fused_session_token"
 _FORWARDING: Final = ("forwarded", "via", "x-forwarded-", "x-real-ip")  # how names of such headers begin

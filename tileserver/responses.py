@@ -20,9 +20,9 @@ from tileserver.answers import UDF_POLICY, Asked, Choice, Terms
 from tileserver.errors import InvalidBody, MethodNotAllowed, NotFound, TileServerError, UdfError
 from tileserver.metadata import metadata
 from tileserver.params import Call
-from tileserver.pipeline import Answer
 from tileserver.redaction import NOTHING_HIDDEN, Redaction
 from tileserver.requests import query_of
+from tileserver.services import Answer
 
 
 async def respond(

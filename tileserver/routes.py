@@ -32,8 +32,8 @@ from tileserver.errors import (
 )
 from tileserver.params import Address, Call, Caller, QueryItems, is_reserved
 from tileserver.paths import Reading, readings
-from tileserver.pipeline import Services, Target
 from tileserver.requests import SESSION, credentials_of, leaving, path_of, query_of, segments, visit_of
+from tileserver.services import Services, Target
 
 _WHOLE_WORLD: Final = Tile(x=0, y=0, z=0)
 

@@ -25,9 +25,10 @@ from tileserver.errors import ConfigurationError, InvalidTile
 from tileserver.forwarding import Forwarding
 from tileserver.front import Front
 from tileserver.params import Address, Call, QueryItems, build_call
-from tileserver.pipeline import Services
 from tileserver.processes import Acceptor, Door, Place, Supervisor
 from tileserver.protocol import Encoded
+from tileserver.reaching import with_sources
+from tileserver.services import Services, make_sources
 from tileserver.settings import Settings
 from tileserver.telemetry import configure_logging
 from tileserver.vault import Vault
@@ -194,7 +195,7 @@ async def run_once(
     with closing(Access(settings.state_dir)) as access, closing(Vault(settings.state_dir)) as vault:
         catalog = Catalog(settings.workspace, vault.of)
         async with local_pool(settings, workers=1) as pool:
-            sources = pipeline.make_sources(settings)
+            sources = make_sources(settings)
             services = Services(settings, access, catalog, Cache(), sources, pool, vault)
             call = await _call(canvas, name, address, query, services)
             return await pool.run(call.job(), call.bundle, pipeline.answers_of(call, services, []))
@@ -204,7 +205,7 @@ async def _call(canvas: str, name: str, address: Address, query: QueryItems, ser
     resolved = await services.catalog.resolve(canvas, name)
     if resolved.extension is not None:
         address = Address(tile=address.tile, scale=address.scale, extension=resolved.extension)
-    udf, bundle = await pipeline.with_sources(resolved.udf, resolved.bundle, services)
+    udf, bundle = await with_sources(resolved.udf, resolved.bundle, services)
     return build_call(udf, bundle, address, query, limits=services.limits)
 
 

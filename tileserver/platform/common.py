@@ -15,8 +15,8 @@ from starlette.routing import Route
 from tileserver.access import Identity, Scope
 from tileserver.canvas import DEFAULT_CANVAS, Canvas
 from tileserver.errors import BadRequest, InvalidBody, NotFound
-from tileserver.pipeline import Services
 from tileserver.requests import credentials_of, path_of, segments
+from tileserver.services import Services
 
 MAX_BODY: Final = 16 * 2**20  # it is read on the event loop, where others wait meanwhile
 MAX_PAGE: Final = 1000  # rows of one answer

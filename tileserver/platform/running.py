@@ -11,10 +11,10 @@ from tileserver import pipeline, responses
 from tileserver.access import Grant, Identity
 from tileserver.errors import BadRequest, Forbidden
 from tileserver.params import Address, Call, Caller
-from tileserver.pipeline import Answer
 from tileserver.platform.common import Get, Post, body_of, identify, services_of
 from tileserver.requests import leaving, query_of
 from tileserver.runs import Runs
+from tileserver.services import Answer
 
 # The client gives up on one request after 5 seconds.
 WAIT: Final = 2.0

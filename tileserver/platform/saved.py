@@ -12,9 +12,9 @@ from tileserver import pipeline, responses
 from tileserver.access import Grant, Identity
 from tileserver.canvas import DEFAULT_CANVAS
 from tileserver.params import Address, Caller
-from tileserver.pipeline import Target
 from tileserver.platform.common import Get, canvases_of, choose, identify, services_of
 from tileserver.requests import leaving, query_of, visit_of
+from tileserver.services import Target
 
 
 async def run_saved(request: Request) -> Response:
