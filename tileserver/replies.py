@@ -61,6 +61,18 @@ def _is_table(value: object) -> bool:
     return isinstance(value, dict)
 
 
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_ramp(value: object) -> bool:
+    """Numbers, each with a colour."""
+    return isinstance(value, list) and all(
+        isinstance(stop, list) and len(stop) == 2 and _is_number(stop[0]) and _is_text(stop[1])
+        for stop in value
+    )
+
+
 # Facts that the web process reads, and what they are.
 _FACTS: Final[Mapping[str, Callable[[object], bool]]] = {
     "kind": _is_text,
@@ -69,6 +81,8 @@ _FACTS: Final[Mapping[str, Callable[[object], bool]]] = {
     "encode_ms": _is_number,
     "bounds": _is_box,
     "fields": _is_table,
+    "families": _are_texts,
+    "ramp": _is_ramp,
 }
 
 

@@ -65,4 +65,6 @@ class MemoryTier:
 
 def _cost(stored: Stored) -> int:
     meta = stored.encoded.meta
-    return len(stored.encoded.body) + len(meta.get("stdout", "")) + len(meta.get("stderr", "")) + _OVERHEAD
+    headers = sum(len(name) + len(str(text)) for name, text in meta.get("headers", {}).items())
+    printed = len(meta.get("stdout", "")) + len(meta.get("stderr", ""))
+    return len(stored.encoded.body) + printed + headers + _OVERHEAD
