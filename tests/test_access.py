@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -479,3 +481,22 @@ def test_database_of_a_newer_version_is_refused(state: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="newer version"):
         Access(state)
+
+
+def test_a_version_changes_with_every_change(tmp_path: Path) -> None:
+    """By this process, another connection of it, or another process; and with nothing else."""
+    mine, beside = Access(tmp_path), Access(tmp_path)
+    seen = [mine.version()]
+    mine.share("a")
+    seen.append(mine.version())
+    beside.share("b")
+    seen.append(mine.version())
+    program = "import sys, pathlib, tileserver.access as a; a.Access(pathlib.Path(sys.argv[1])).share('c')"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    seen.append(mine.version())
+
+    assert len(set(seen)) == 4
+    assert mine.version() == beside.version() == seen[-1]
+    beside.close()
+    assert mine.version() == seen[-1]
+    mine.close()

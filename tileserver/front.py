@@ -34,6 +34,7 @@ from tileserver.pipeline import Basis
 from tileserver.requestlog import About, RequestLog
 from tileserver.requests import SESSION, segments
 from tileserver.services import Doors, Target
+from tileserver.state import Version
 
 log = logging.getLogger("tileserver")
 
@@ -92,7 +93,7 @@ class _Plan:
     database, in the canvas's folder and in what is stored."""
 
     grant: Grant
-    version: tuple[int, int]
+    version: Version
     canvas: ref[Canvas]  # there may be many plans of what a canvas once was
     udf: str
     basis: Basis | None
