@@ -90,7 +90,7 @@ ALLOWED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         SERVER_LIBRARIES,
     ),
     "front": (
-        CORE | PIPELINE | {"answers", "coding", "edge", "requestlog", "requests"},
+        CORE | PIPELINE | {"answers", "coding", "edge", "requestlog", "requests", "state"},
         SERVER_LIBRARIES,
     ),
     **dict.fromkeys(("pipeline", "reaching", "services"), (CORE | PIPELINE, CORE_LIBRARIES)),
