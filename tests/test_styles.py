@@ -338,10 +338,10 @@ def test_classes_of_a_step_are_told_by_their_limits() -> None:
 
 @pytest.mark.parametrize(
     ("families", "labels"),
-    [({"Polygon"}, ["Areas"]), ({"LineString"}, ["Lines"]), ({"Point", "Polygon"}, ["Areas", "Points"])],
+    [(["Polygon"], ["Areas"]), (["LineString"], ["Lines"]), (["Point", "Polygon"], ["Areas", "Points"])],
     ids=str,
 )
-def test_a_legend_shows_what_there_is(families: set[str], labels: list[str]) -> None:
+def test_a_legend_shows_what_there_is(families: list[str], labels: list[str]) -> None:
     """Of the default style only symbols of the data's own kinds of geometry."""
     assert [item["label"] for item in legend(styles.default(), families)["items"]] == labels
 
