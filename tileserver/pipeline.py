@@ -224,7 +224,8 @@ async def answer(
 ) -> Answer:
     """Stored bytes, the bytes of a run under way, or those of a run of its own. ``leaving`` returns when
     whoever asked has left; without it they are taken to wait to the end. Of what isn't stored, the partial
-    requests of a ``visit`` get the bytes of its last run, as long as that is recent.
+    requests of a ``visit`` get the bytes of its last run, as long as that is recent, and so do whole ones of
+    a reader whose partial request has made that run.
 
     :raises UdfError: when the function failed.
     :raises ClientGone: when whoever asked has left.

@@ -120,7 +120,7 @@ class Cache:
     @classmethod
     def open(cls, folder: Path, disk_size: int, memory_size: int, secret: bytes) -> Cache:
         """A memory tier in front of a disk tier in ``folder``; sizes are bytes, and ``secret`` (at most 64
-        bytes) is what checksums and digests are keyed with."""
+        bytes) is what seals and digests are keyed with."""
         return cls(MemoryTier(memory_size), DiskTier(folder, disk_size, secret), secret=secret)
 
     @classmethod

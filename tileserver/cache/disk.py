@@ -35,7 +35,7 @@ _TROUBLE: Final = (OSError, sqlite3.Error, ValueError, KeyError, TypeError, Over
 
 class DiskTier:
     """Results in a private folder that takes up to ``size`` bytes; ``secret`` is the server's, which keys
-    checksums. Used from one event loop, ``forget`` from any thread."""
+    seals. Used from one event loop, ``forget`` from any thread."""
 
     def __init__(self, folder: Path, size: int, secret: bytes = b"") -> None:
         self._folder, self._size = folder, size
