@@ -78,8 +78,7 @@ def ours(folder: Path, entries: int, size: int, samples: int) -> Figures:
     found = tier.get(f"{0:040x}")
     opened = 1e6 * (time.perf_counter() - started)
     assert found is not None and found.encoded.body == body
-    keys = [f"{random.randrange(entries):040x}" for _ in range(samples)]
-    gets = _each(tier.get, keys)
+    gets = _each(tier.get, _asked(entries, samples))
     fresh = [stored(entries + number, body) for number in range(samples)]
     started = time.perf_counter()
     sets = _each(tier.set, fresh)
@@ -90,6 +89,7 @@ def ours(folder: Path, entries: int, size: int, samples: int) -> Figures:
     purge = _timed(
         lambda: _expect(database.purge(Rule("city", "buildings", ((f"{0:016x}",),))), min(entries, 1000))
     )
+    keys = [f"{random.randrange(entries):040x}" for _ in range(samples)]
     meanwhile = _gets_while_writing(folder, database, body, keys, samples)
     counts = database.counts()
     started = time.perf_counter()
@@ -98,6 +98,11 @@ def ours(folder: Path, entries: int, size: int, samples: int) -> Figures:
     return Figures(
         entries, entries / fill, opened, *gets, *sets, written, 1e6 * purge, evicted, *meanwhile, counts.size
     )
+
+
+def _asked(entries: int, samples: int) -> list[str]:
+    """Keys, each once: what hasn't been asked for lately, of a small store as of a large one."""
+    return [f"{number:040x}" for number in random.sample(range(entries), min(samples, entries))]
 
 
 def _fill(database: Database, entries: int, body: bytes) -> None:
@@ -154,7 +159,7 @@ def theirs(folder: Path, entries: int, size: int, samples: int) -> Figures:
     cache = diskcache.Cache(str(folder), **options)
     assert cache.get(f"{0:040x}") == body
     opened = 1e6 * (time.perf_counter() - started)
-    gets = _each(cache.get, [f"{random.randrange(entries):040x}" for _ in range(samples)])
+    gets = _each(cache.get, _asked(entries, samples))
     started = time.perf_counter()
     sets = _each(
         lambda number: cache.set(f"{number:040x}", body, tag="new"), range(entries, entries + samples)
