@@ -8,8 +8,9 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -271,6 +272,40 @@ async def test_what_is_queued_is_purged_too(tmp_path: Path) -> None:
 
     assert await cache.forget(Rule("c", "u")) == 50
     assert not any(cache.stored(str(number), 60) for number in range(50))
+    await cache.close()
+    tier = DiskTier(tmp_path, 10**9)
+    assert tier.stats()["entries"] == 0
+    tier.close()
+
+
+async def test_what_is_being_written_is_purged_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much as what is queued, and what is stored."""
+    begun, go_on = threading.Event(), threading.Event()
+    put = Database.put
+
+    def slow_put(database: Database, writes: Sequence[Write]) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        put(database, writes)
+
+    monkeypatch.setattr(Database, "put", slow_put)
+    cache = Cache(MemoryTier(0), DiskTier(tmp_path, 10**9), clock=lambda: 1000.0)
+
+    async def compute(interest: Interest) -> Encoded:
+        return Encoded(b"x", "text/plain", 1000.0, {})
+
+    async def make(key: str) -> None:
+        await cache.get_or_compute(key, compute, max_age=60, subject=lambda: Subject("c", "u"))
+
+    await make("written")
+    assert await asyncio.to_thread(begun.wait, 20)
+    await make("queued")
+    asyncio.get_running_loop().call_later(0.1, go_on.set)
+
+    assert await cache.forget(Rule("c", "u")) == 2
+    assert not cache.stored("written", 60) and not cache.stored("queued", 60)
     await cache.close()
     tier = DiskTier(tmp_path, 10**9)
     assert tier.stats()["entries"] == 0

@@ -106,7 +106,7 @@ class DiskTier:
             before = self._queue.pop(stored.key, None)
             self._queued += size - (_size(before.stored) if before else 0)
             self._queue[stored.key] = Write(stored, b"", self._seen)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def news(self, *, now: bool = True) -> Sequence[Rule]:
         """What other processes have purged since the last look: four looks in a second, or one ``now``."""
@@ -120,7 +120,7 @@ class DiskTier:
             found = self._reads.purges(self._seen)
             self._under_way |= {purge.id: purge for purge in found if not purge.done}
             for purge in found:
-                self._drop(purge.rule, purge.id)
+                self._drop(purge.rule, purge=purge.id)
             if found:
                 self._seen = found[-1].id
             if self._under_way:
@@ -162,7 +162,11 @@ class DiskTier:
 
     def forget(self, rule: Rule) -> int:
         """Forget results by a rule, what is queued included; how many there were."""
-        count = self._drop(rule)
+        with self._changed:
+            count = self._drop(rule, writing=False)
+            # What is being written is counted and deleted where it is afterwards.
+            batch = self._writing
+            self._changed.wait_for(lambda: not batch or self._writing is not batch, _WRITE_WAIT)
         database = None
         try:
             database = Database(self._folder, wait=_WRITE_WAIT)
@@ -174,12 +178,12 @@ class DiskTier:
                 database.close()
         return count
 
-    def _drop(self, rule: Rule, purge: int | None = None) -> int:
-        """Let go of what is queued; with ``purge``, only what was made without knowing of it. What is being
-        written just now meets the purge in the database."""
+    def _drop(self, rule: Rule, *, purge: int | None = None, writing: bool = True) -> int:
+        """Let go of what is queued, and of what is being ``writing``; with ``purge``, only of what was made
+        without knowing of it. How much of the queue that was."""
         with self._changed:
             dropped = 0
-            for waiting in (self._queue, self._writing):
+            for waiting in (self._queue, self._writing) if writing else (self._queue,):
                 for key, write in tuple(waiting.items()):
                     if (purge is None or write.seen < purge) and rule.covers(write.stored.label):
                         del waiting[key]
@@ -192,7 +196,7 @@ class DiskTier:
         """Finish what is queued, then let go of the folder."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._writer.join(_WRITE_WAIT)
         reads, self._reads = self._reads, None
         if reads is not None:
@@ -207,8 +211,9 @@ class DiskTier:
                 self._replace(self._damaged)
             if batch := tuple(self._writing.values()):
                 self._attempt(lambda database, batch=batch: database.put(self._sealed(batch)))
-                with self._changed:
-                    self._writing.clear()
+            with self._changed:
+                self._writing = {}
+                self._changed.notify_all()
             self._attempt(lambda database: database.trim(self._size - 2 * self._part))
         if self._writes is not None:  # closed by the thread that uses it: anything else may end the process
             self._writes.close()
@@ -220,11 +225,11 @@ class DiskTier:
         """Wait for work and take some of it; False when there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing or self._damaged is not None)
-            taken: dict[str, Write] = {}
+            taken = self._writing
             size = 0
             while self._queue and len(taken) < _BATCH and size < min(_BATCH_BYTES, self._part // 2):
                 key = next(iter(self._queue))
-                taken[key] = self._writing[key] = self._queue[key]  # in both before it is in one: see get
+                taken[key] = self._queue[key]  # in both before it is in one: see get
                 size += _size(self._queue.pop(key).stored)
             self._queued -= size
             return bool(taken) or not self._closing
@@ -271,7 +276,7 @@ class DiskTier:
         if database is not None and is_damage(error):
             with self._changed:
                 self._damaged = database
-                self._changed.notify()
+                self._changed.notify_all()
 
 
 def _size(stored: Stored) -> int:
