@@ -372,7 +372,7 @@ async def test_a_line_has_the_id_that_the_caller_got() -> None:
     requests.close()
 
     (line,) = lines
-    assert line.facts["id"] == response.headers["x-fused-request-id"]
+    assert line.id == response.headers["x-fused-request-id"]
 
 
 # -- HEAD and Range

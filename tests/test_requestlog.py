@@ -36,10 +36,10 @@ def test_lines_keep_their_order_and_none_is_lost() -> None:
     written = Written()
     log = RequestLog(written)
     for number in range(20_000):
-        log.note(About({"route": "tile"}), {"id": number})
+        log.note(About({"route": "tile"}), 200, "hit", 1.5, str(number))
     log.close()
 
-    assert [line.facts["id"] for line in written.lines] == list(range(20_000))
+    assert [line.id for line in written.lines] == [str(number) for number in range(20_000)]
     assert "request-log" in written.threads
 
 
@@ -48,10 +48,10 @@ def test_a_log_that_was_closed_goes_on() -> None:
     written = Written()
     log = RequestLog(written)
     for number in range(3):
-        log.note(About({}), {"id": number})
+        log.note(About({}), 200, "hit", 1.5, str(number))
         log.close()
 
-    assert [line.facts["id"] for line in written.lines] == [0, 1, 2]
+    assert [line.id for line in written.lines] == ["0", "1", "2"]
 
 
 def test_a_slow_reader_costs_lines_and_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_slow_reader_costs_lines_and_says_how_many(monkeypatch: pytest.MonkeyP
     written.gate.clear()
     log = RequestLog(written)
     for number in range(100):
-        log.note(About({}), {"id": number})
+        log.note(About({}), 200, "hit", 1.5, str(number))
     written.gate.set()
     log.close()
 
@@ -81,10 +81,10 @@ def test_a_log_that_nobody_reads_stops_nothing() -> None:
 
     log = RequestLog(write)
     for number in range(3):
-        log.note(About({}), {"id": number})
+        log.note(About({}), 200, "hit", 1.5, str(number))
         log.close()
 
-    assert written.lines[-1].facts["id"] == 2
+    assert written.lines[-1].id == "2"
     assert len(written.lines) + written.dropped == 3
     assert written.dropped > 0
 
@@ -96,7 +96,7 @@ from tileserver.telemetry import configure_logging, write_requests
 configure_logging(sys.argv[1])
 log = RequestLog(write_requests)
 for number in range(1000):
-    log.note(About({"route": "tile", "udf": "a b"}), {"ms": 1.5, "id": str(number)})
+    log.note(About({"route": "tile", "udf": "a b"}), 200, "hit", 1.5, str(number))
 """
 
 
@@ -109,6 +109,6 @@ def test_a_program_that_ends_has_written_its_lines(form: str) -> None:
     assert len(lines) == 1000
     if form == "json":
         first = json.loads(lines[0])
-        assert list(first) == ["time", "level", "event", "route", "udf", "ms", "id"]
+        assert list(first) == ["time", "level", "event", "route", "udf", "status", "cache", "ms", "id"]
     else:
-        assert lines[-1][8:] == ' info request route=tile udf="a b" ms=1.5 id=999'
+        assert lines[-1][8:] == ' info request route=tile udf="a b" status=200 cache=hit ms=1.50 id=999'

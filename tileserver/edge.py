@@ -56,8 +56,9 @@ class Manners:
 
     def cors(self, path: str, origin: str | None) -> Pairs:
         """CORS fields of a shared route; other routes have none."""
-        if _is_platform(path) or path == "/metrics":
-            return ()
+        return () if _is_platform(path) or path == "/metrics" else self.cors_of_shared(origin)
+
+    def cors_of_shared(self, origin: str | None) -> Pairs:
         if self._for_all is not None:
             return self._for_all
         if origin is not None and origin in self._origins:
@@ -135,10 +136,11 @@ class Edge:
                 await _refusal(500, "internal server error")(scope, receive, finish)
         finally:
             route, outcome = _route(scope, facts), facts.get("cache")
-            self.observe(route, status, outcome, facts["timings"].get("total", 0.0) / 1000, size)
+            total = facts["timings"].get("total", 0.0)
+            self.observe(route, status, outcome, total / 1000, size)
             about = {"method": scope["method"], "route": route}
             about |= {k: facts[k] for k in ("canvas", "udf", "tile") if facts.get(k) is not None}
-            self.requests.note(About(about), line_facts(status, outcome, facts["timings"], request_id))
+            self.requests.note(About(about), status, outcome, total, request_id)
 
     def _early(self, scope: Scope, headers: Headers, cors: Pairs) -> ASGIApp | None:
         """An answer that needs no application: too long a head, a foreign host, or a preflight request."""
@@ -163,18 +165,6 @@ def _route(scope: Scope, facts: Mapping[str, Any]) -> str:
     if _is_platform(scope["path"]):
         return "platform"
     return "static" if scope["path"].startswith("/static/") else "other"
-
-
-def line_facts(
-    status: int, outcome: str | None, timings: Mapping[str, float], request_id: str
-) -> dict[str, object]:
-    """What the log says of one request's answer."""
-    facts: dict[str, object] = {"status": status}
-    if outcome is not None:
-        facts["cache"] = outcome
-    facts["ms"] = round(timings.get("total", 0.0), 2)
-    facts["id"] = request_id
-    return facts
 
 
 def _refusal(status: int, text: str) -> Response:

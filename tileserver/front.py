@@ -12,7 +12,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TypeVar
 from weakref import ref
@@ -25,7 +25,7 @@ from tileserver.answers import Asked, Choice, Pair, Terms
 from tileserver.cache import Cache, Head
 from tileserver.canvas import Canvas
 from tileserver.coding import Coder
-from tileserver.edge import Manners, Observe, Pairs, line_facts, new_id, of_the_request
+from tileserver.edge import Manners, Observe, Pairs, new_id, of_the_request
 from tileserver.errors import TileServerError
 from tileserver.loading import foreign_names
 from tileserver.params import Call, parse_query
@@ -48,43 +48,50 @@ _NOBODY: Final = b""
 _T = TypeVar("_T")
 
 
-class Block(NamedTuple):
-    """Header fields, and how they are written in an answer."""
-
-    fields: tuple[Pair, ...]
-    text: bytes
-
-    @classmethod
-    def of(cls, fields: list[Pair]) -> Block:
-        return cls(tuple(fields), written(fields))
-
-
-def written(fields: list[Pair] | tuple[Pair, ...]) -> bytes:
+def written(fields: Iterable[Pair]) -> bytes:
     """Fields as they stand in an answer (HTTP/1.1)."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 class Reply(NamedTuple):
-    """A whole answer. ``lasting`` are those of its fields that many answers have alike."""
+    """A whole answer; ``fields`` as ``written``."""
 
     status: int
-    lasting: Block
-    passing: tuple[Pair, ...]
+    fields: bytes
     body: bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [*self.lasting.fields, *self.passing]
+        headers = [tuple(line.split(b": ", 1)) for line in self.fields.split(b"\r\n")[:-1]]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
 
-class _Asks(NamedTuple):
-    """What makes two requests ask for the same: where and how, and what the caller shows (as a digest)."""
+class Caller(NamedTuple):
+    """What the header fields of a request say, and where it comes from: who asks, and in which manner.
+    ``shown`` stands for the credential and the address, where a credential is shown."""
 
-    path: bytes
-    query: bytes
+    asked: Asked
+    address: str | None
     as_page: bool
     shown: bytes
+    origin: str | None
+
+
+# What makes two requests ask for the same: the target, whether a page is wanted, and what the caller shows.
+_Asks = tuple[bytes, bool, bytes]
+
+
+@dataclass(slots=True)
+class _Form:
+    """One form of an answer to one request, of one record: ``lasting`` fields, and others until their age is
+    another one."""
+
+    etag: str
+    created: float
+    lasting: bytes
+    size: int = -1
+    passing: bytes = b""
+    until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -102,7 +109,7 @@ class _Plan:
     terms: Terms
     about: About
     lasts: bool
-    blocks: dict[tuple[Choice, Pairs], tuple[str, float, Block]] = field(default_factory=dict)
+    forms: dict[tuple[Choice, Pairs], _Form] = field(default_factory=dict)
 
     def holds(self, doors: Doors) -> bool:
         """Whether the rules would come to the same now."""
@@ -140,23 +147,13 @@ class Front:
         self._salt = secrets.token_bytes(16)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = self.at_once(scope) if scope["type"] == "http" else None
+        caller = self.caller_of(scope) if scope["type"] == "http" else None
+        reply = None if caller is None else self.at_once(caller, scope)
         await (reply or self.app)(scope, receive, send)
 
-    def at_once(self, scope: Scope) -> Reply | None:
-        """The answer to a request that can be answered now; None for all others."""
-        try:
-            return self._answer(scope)
-        except (TileServerError, _Waits):
-            return None  # whoever answers it says why
-        except Exception:  # a fault here may cost speed, and never an answer
-            log.exception("internal error in front of the application")
-            return None
-
-    def _answer(self, scope: Scope) -> Reply | None:
-        started = time.perf_counter()
-        doors = self._doors()
-        if doors is None or scope["method"] not in ("GET", "HEAD") or scope.get("root_path"):
+    def caller_of(self, scope: Scope) -> Caller | None:
+        """Who asks; None where that is nothing to be answered here, whatever is asked for."""
+        if scope["method"] not in ("GET", "HEAD") or scope.get("root_path"):
             return None
         fields = dict(scope["headers"])
         if len(fields) != len(scope["headers"]) or b"fused-recursion" in fields:
@@ -165,62 +162,85 @@ class Front:
             return None
         if not self._manners.allows_host(fields.get(b"host", b"").decode("latin-1")):
             return None
-        plan = self._plan(scope, fields, doors)
+        client = scope.get("client")
+        address = client[0] if client else None  # the port is another one for each connection
+        asked = Asked(scope["method"], fields)
+        as_page = b"text/html" in fields.get(b"accept", b"")
+        return Caller(asked, address, as_page, self._shown(fields, address), asked.text(b"origin"))
+
+    def _shown(self, fields: Mapping[bytes, bytes], address: str | None) -> bytes:
+        authorization = fields.get(b"authorization")
+        if authorization is None:
+            return _NOBODY
+        text = b"%b\n%b" % (authorization, (address or "").encode())
+        return hashlib.blake2b(text, key=self._salt, digest_size=16).digest()
+
+    def at_once(self, caller: Caller, scope: Scope) -> Reply | None:
+        """The answer to a request that can be answered now; None for all others."""
+        path = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+        query = scope["query_string"]
+        target = b"%b?%b" % (path, query) if query else path
+        return self._tried(caller, target, made=True)
+
+    def again(self, caller: Caller, target: bytes) -> Reply | None:
+        """The answer to a request for a target that has been asked for before, as it was sent; None for all
+        others."""
+        return self._tried(caller, target, made=False)
+
+    def _tried(self, caller: Caller, target: bytes, *, made: bool) -> Reply | None:
+        try:
+            return self._answer(caller, target, made=made)
+        except (TileServerError, _Waits):
+            return None  # whoever answers it says why
+        except Exception:  # a fault here may cost speed, and never an answer
+            log.exception("internal error in front of the application")
+            return None
+
+    def _answer(self, caller: Caller, target: bytes, *, made: bool) -> Reply | None:
+        started = time.perf_counter()
+        doors = self._doors()
+        if doors is None:
+            return None
+        plan = self._plan(caller, target, doors, made=made)
         if plan is None:
             return None
         accessed = time.perf_counter()
-        asked = Asked(scope["method"], fields)
+        asked = caller.asked
         found = self._found(asked, plan, doors.cache)
         if found is None:
             return None
         head, choice, body = found
         cached = time.perf_counter()
-        origin = fields.get(b"origin")
-        cors = self._manners.cors(scope["path"], None if origin is None else origin.decode("latin-1"))
-        lasting = self._block(plan, head, choice, cors)
         size = head.size if body is None or choice.coding is None else len(body)
-        now = time.perf_counter()
+        fields = self._fields(plan, head, choice, size, caller.origin)
+        total = time.perf_counter() - started
         timings = {
             "access": 1000 * (accessed - started),
             "cache": 1000 * (cached - accessed),
-            "total": 1000 * (now - started),
+            "total": 1000 * total,
         }
         request_id = new_id()
-        passing = (
-            *answers.passing_fields(head, plan.terms, choice, size, time.time()),
-            *of_the_request(request_id, timings),
-        )
-        self._requests.note(plan.about, line_facts(choice.status, "hit", timings, request_id))
+        own = written(of_the_request(request_id, timings))
+        self._requests.note(plan.about, choice.status, "hit", timings["total"], request_id)
         sent = answers.part(asked, choice, body or b"")
-        self._observe(plan.route, choice.status, "hit", now - started, len(sent))
-        return Reply(choice.status, lasting, passing, sent)
+        self._observe(plan.route, choice.status, "hit", total, len(sent))
+        return Reply(choice.status, fields + own, sent)
 
     # -- what is asked for
 
-    def _plan(self, scope: Scope, fields: Mapping[bytes, bytes], doors: Doors) -> _Plan | None:
-        """What the rules come to, remembered from the last such request where that still holds."""
-        path = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
-        shown = self._digest(scope, fields)
-        asks = _Asks(path, scope["query_string"], b"text/html" in fields.get(b"accept", b""), shown)
-        method = scope["method"]
+    def _plan(self, caller: Caller, target: bytes, doors: Doors, *, made: bool) -> _Plan | None:
+        """What the rules come to, remembered from the last such request where that still holds, or ``made``
+        now."""
+        asks = (target, caller.as_page, caller.shown)
         plan = self._plans.get(asks)
         if plan is None or not plan.holds(doors):
-            plan = self._made(asks, scope, fields, doors)
-            if plan is not None and plan.lasts and len(path) + len(asks.query) <= _LONGEST:
+            plan = self._made(caller, target, doors) if made else None
+            if plan is not None and plan.lasts and len(target) <= _LONGEST:
                 self._remember(asks, plan)
+        method = caller.asked.method
         if plan is not None and plan.about.fields["method"] != method:
             plan.about = About({**plan.about.fields, "method": method})
         return plan
-
-    def _digest(self, scope: Scope, fields: Mapping[bytes, bytes]) -> bytes:
-        """What stands for the caller's credential and address, where a credential is shown."""
-        authorization = fields.get(b"authorization")
-        if authorization is None:
-            return _NOBODY
-        address = _address(scope) or ""
-        return hashlib.blake2b(
-            b"%b\n%b" % (authorization, address.encode()), key=self._salt, digest_size=16
-        ).digest()
 
     def _remember(self, asks: _Asks, plan: _Plan) -> None:
         self._plans.pop(asks, None)
@@ -228,33 +248,32 @@ class Front:
             del self._plans[next(iter(self._plans))]
         self._plans[asks] = plan
 
-    def _made(self, asks: _Asks, scope: Scope, fields: Mapping[bytes, bytes], doors: Doors) -> _Plan | None:
+    def _made(self, caller: Caller, target: bytes, doors: Doors) -> _Plan | None:
         """Ask the rules.
 
         :raises TileServerError: for what they refuse.
         :raises _Waits: for what they have to wait for.
         """
-        path = asks.path.decode("latin-1")
-        candidates = readings(segments(path.removeprefix(_PLATFORM)))
+        path, _, queried = target.partition(b"?")
+        candidates = readings(segments(path.decode("latin-1").removeprefix(_PLATFORM)))
         if not candidates or candidates[0].kind != "token":
             return None
         reading = candidates[0]
         result = reading.result()
         version = doors.access.version()
-        query = parse_query(asks.query)
+        query = parse_query(queried)
         last = dict(query)
-        authorization = fields.get(b"authorization")
         credentials = Credentials(
-            authorization=None if authorization is None else authorization.decode("latin-1"),
+            authorization=caller.asked.text(b"authorization"),
             session_token=last.get(SESSION),
-            address=_address(scope),
+            address=caller.address,
             counts=False,
         )
         grant = doors.access.grant(reading.share, credentials)
         if result is None or (reading.name is None and grant.udf is None):
             return None
         route, address = result
-        if address.tile is None and asks.as_page:
+        if address.tile is None and caller.as_page:
             address = replace(address, page=True)
         named = _now(pipeline.named(Target(reading.share, reading.name, address), grant, query, doors))
         canvas = doors.catalog.known(grant.canvas)
@@ -271,7 +290,7 @@ class Front:
             key=call.cache_key(),
             route=route,
             terms=Terms.of(call, grant, last.get("_v"), doors.settings.http_max_age),
-            about=_about(scope["method"], route, call),
+            about=_about(caller.asked.method, route, call),
             lasts=not foreign_names(call.udf.name, canvas.bundle),
         )
 
@@ -301,28 +320,29 @@ class Front:
         coded = self._coder.at_once(stored, choice.coding)
         return None if coded is None else (head, choice, coded)
 
-    def _block(self, plan: _Plan, head: Head, choice: Choice, cors: Pairs) -> Block:
-        """The fields that last as long as the record."""
+    def _fields(self, plan: _Plan, head: Head, choice: Choice, size: int, origin: str | None) -> bytes:
+        """The fields of an answer that others may have, too."""
+        cors = self._manners.cors_of_shared(origin)
         like = (choice if choice.span is None else choice._replace(span=(0, 0)), cors)
-        known = plan.blocks.get(like)
-        if known is not None and known[0] == head.etag and known[1] == head.created:
-            return known[2]
-        fields = self._manners.dressed(answers.lasting_fields(head, plan.terms, choice, "hit"), cors)
-        block = Block.of(fields)
-        self._texts += len(block.text) if plan.lasts else 0
-        if self._texts > _TEXTS:  # a header may be as long as what a UDF prints
-            self._plans.clear()
-            self._texts = 0
-        if len(plan.blocks) >= _ANSWERS:
-            plan.blocks.clear()
-        plan.blocks[like] = (head.etag, head.created, block)
-        return block
-
-
-def _address(scope: Scope) -> str | None:
-    """Where a request came from. Its port is another one for each connection."""
-    client = scope.get("client")
-    return client[0] if client else None
+        form = plan.forms.get(like)
+        if form is None or form.etag != head.etag or form.created != head.created:
+            lasting = self._manners.dressed(answers.lasting_fields(head, plan.terms, choice, "hit"), cors)
+            form = _Form(head.etag, head.created, written(lasting))
+            self._texts += len(form.lasting) if plan.lasts else 0
+            if self._texts > _TEXTS:  # a header may be as long as what a UDF prints
+                self._plans.clear()
+                self._texts = 0
+            if len(plan.forms) >= _ANSWERS:
+                plan.forms.clear()
+            plan.forms[like] = form
+        now = time.time()
+        if choice.span is not None:
+            return form.lasting + written(answers.passing_fields(head, plan.terms, choice, size, now))
+        if size != form.size or not form.until - 1 <= now < form.until:
+            form.passing = written(answers.passing_fields(head, plan.terms, choice, size, now))
+            # Ages are whole seconds.
+            form.size, form.until = size, now + (head.created + plan.terms.max_age - now) % 1
+        return form.lasting + form.passing
 
 
 def _about(method: str, route: str, call: Call) -> About:

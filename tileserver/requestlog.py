@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-Fields = Mapping[str, object]
-
 _GATHER: Final = 0.05  # seconds in which lines gather before they are written
 _MOST: Final = 200_000  # lines that wait at most; beyond it the log says how many are missing
 
@@ -25,16 +23,20 @@ _MOST: Final = 200_000  # lines that wait at most; beyond it the log says how ma
 class About:
     """What many lines may share; ``text`` is for whoever writes it, to write it only once."""
 
-    fields: Fields
+    fields: Mapping[str, object]
     text: str = ""
 
 
 class Line(NamedTuple):
-    """One request, at a time in Unix seconds."""
+    """One request, at a time in Unix seconds: how it was answered, the outcome in the cache if it got there,
+    milliseconds, and the request's id."""
 
     time: float
     about: About
-    facts: Fields
+    status: int
+    cache: str | None
+    ms: float
+    id: str
 
 
 Write = Callable[[Sequence[Line], int], None]
@@ -53,12 +55,12 @@ class RequestLog:
         self._writing = threading.Lock()
         self._writer: threading.Thread | None = None
 
-    def note(self, about: About, facts: Fields) -> None:
-        """Have a line written soon."""
+    def note(self, about: About, status: int, cache: str | None, ms: float, request_id: str) -> None:
+        """Have a line written soon; see ``Line``."""
         if len(self._lines) >= _MOST:
             self._dropped += 1
             return
-        self._lines.append(Line(time.time(), about, facts))
+        self._lines.append(Line(time.time(), about, status, cache, ms, request_id))
         if not self._there.is_set():
             self._wake()
 

@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 from tileserver.requestlog import Line
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_NUMBERS: Final = (int, float)
 _REQUESTS: Final = logging.getLogger("tileserver.access")
 
 
@@ -84,11 +83,15 @@ class _TextLines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
     def request(self, line: Line) -> str:
-        return self._line(line.time, "info", "request", {**line.about.fields, **line.facts})
+        about = line.about
+        if not about.text:
+            about.text = _one_line(_words(about.fields))
+        cache = f" cache={line.cache}" if line.cache else ""
+        rest = f"status={line.status}{cache} ms={line.ms:.2f} id={line.id}"
+        return f"{self._time(line.time)} info request {about.text} {rest}"
 
     def _line(self, at: float, level: str, event: str, fields: Mapping[str, object]) -> str:
-        words = " ".join(f"{name}={_word(value)}" for name, value in fields.items())
-        return _one_line(f"{self._time(at)} {level} {event} {words}".rstrip())
+        return _one_line(f"{self._time(at)} {level} {event} {_words(fields)}".rstrip())
 
 
 class _JsonLines(logging.Formatter):
@@ -109,17 +112,14 @@ class _JsonLines(logging.Formatter):
     def request(self, line: Line) -> str:
         about = line.about
         if not about.text:
-            about.text = f'"level": "info", "event": "request", {self._pairs(about.fields)}'
-        return f'{{"time": "{self._time(line.time)}", {about.text}, {self._pairs(line.facts)}}}'
+            about.text = self._json.encode({"level": "info", "event": "request", **about.fields})[1:-1]
+        cache = f'"cache": "{line.cache}", ' if line.cache else ""
+        rest = f'"status": {line.status}, {cache}"ms": {line.ms:.2f}, "id": "{line.id}"'
+        return f'{{"time": "{self._time(line.time)}", {about.text}, {rest}}}'
 
-    def _pairs(self, fields: Mapping[str, object]) -> str:
-        """What ``json`` would write between the braces, in a third of its time for a few plain values."""
-        return ", ".join(
-            [
-                f'"{name}": {value!r}' if type(value) in _NUMBERS else f'"{name}": {self._json.encode(value)}'
-                for name, value in fields.items()
-            ]
-        )
+
+def _words(fields: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={_word(value)}" for name, value in fields.items())
 
 
 def _word(value: object) -> str:

@@ -4,7 +4,8 @@ answers that are there at once.
 A head beyond the limits is read to its end without being kept, and its request reaches the application with
 ``refusal`` in its state: the answer is made where all answers are, with every header that they carry. A head
 without end, or one that dribbles, is cut off. What ``front.py`` can answer without waiting is written here: a
-task and its messages cost more than such an answer.
+task and its messages cost more than such an answer. Whoever asks for many tiles says the same with each, but
+for the address: the fields of a head that are those of the last one are not taken apart again.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import asyncio
 import json
 import resource
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from tileserver.forwarding import Forwarding
-from tileserver.front import Front, Reply, written
+from tileserver.front import Caller, Front, Reply, written
 
 MAX_TARGET: Final = 65_535  # bytes; no more fits the parser of addresses
 MAX_HEADERS: Final = 131_072  # bytes of all names and values together
@@ -27,6 +28,7 @@ MAX_READ: Final = 2**20  # bytes of a head that are read at all
 KEEP_ALIVE: Final = 75  # seconds; longer than proxies keep theirs, who would lose a race otherwise
 
 _MOST_DESCRIPTORS: Final = 16_384
+_LONGEST: Final = 8192  # bytes of a head that is remembered
 _INVALID: Final = "this is not a valid HTTP request; bytes of an address are percent-encoded"
 
 
@@ -62,12 +64,23 @@ class _Answered:
 _ANSWERED: Final = _Answered()
 
 
+class _Known(NamedTuple):
+    """A head, but for its first line, and whom it comes from."""
+
+    rest: bytes
+    caller: Caller
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds."""
 
     _late: asyncio.TimerHandle | None = None
     _looking: asyncio.TimerHandle | None = None
     _untaken: int | None = None  # bytes that the client had to take at the last look
+    _known: _Known | None = None  # of the last request, where that was answered at once
+    _asks: Caller | None = None  # whose request has been answered at once just now
+    _answered_at: float = 0.0
+    _lasting: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")  # uvicorn's own fields, and as written
 
     def __init__(
         self, *args: Any, bounds: Bounds, forwarding: Forwarding | None = None, **options: Any
@@ -101,7 +114,13 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return  # it has been cut off
+        if self._known is not None and self._is_answered_again(data, self._known):
+            return
+        self._known = self._asks = None
+        begins = not self._in_body and (not self._in_head or self._read == 0)
         super().data_received(data)
+        if begins and self._asks is not None:
+            self._remember(data, self._asks)
         if self._in_head:
             self._read += len(data)
             if self._read > MAX_READ and not self.transport.is_closing():
@@ -168,10 +187,44 @@ class Protocol(HttpToolsProtocol):
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["path"], self.scope["raw_path"] = path.decode("ascii"), path
         self.scope["query_string"] = query
-        reply = self.app.at_once(cast(Scope, self.scope))
-        if reply is not None:
-            self._send(reply)
-        return reply is not None
+        scope = cast(Scope, self.scope)
+        caller = self.app.caller_of(scope)
+        reply = None if caller is None else self.app.at_once(caller, scope)
+        if reply is None:
+            return False
+        keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._asks = caller if keeps else None
+        self._send(reply, keeps=keeps)
+        return True
+
+    def _remember(self, data: bytes, caller: Caller) -> None:
+        """Whom a head comes from, where that is all of what has come, and there is nothing but a head."""
+        line, _, rest = data.partition(b"\r\n")
+        whole = line[:4] == b"GET " and line[-9:] == b" HTTP/1.1" and data.find(b"\r\n\r\n") == len(data) - 4
+        if whole and not (self._in_head or self._in_body) and len(rest) <= _LONGEST:
+            self._known = _Known(rest, caller)
+
+    def _is_answered_again(self, data: bytes, known: _Known) -> bool:
+        """Answer a request whose head is known but for its address, and whose address was asked for before:
+        that such a head is a valid one has been seen, of either part."""
+        line, _, rest = data.partition(b"\r\n")
+        if rest != known.rest or line[:4] != b"GET " or line[-9:] != b" HTTP/1.1" or self.flow.write_paused:
+            return False
+        reply = cast(Front, self.app).again(known.caller, line[4:-9])
+        if reply is None:
+            return False
+        self._write(reply, b"\r\n")
+        self.server_state.total_requests += 1
+        self._answered_at = self.loop.time()  # see timeout_keep_alive_handler
+        return True
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has been idle for long; what is answered again sets no timer anew."""
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def _has_to_wait(self) -> bool:
         """Whether something comes before an answer: the one to an earlier request, or a client's willingness
@@ -184,20 +237,20 @@ class Protocol(HttpToolsProtocol):
             or self.parser.should_upgrade()
         )
 
-    def _send(self, reply: Reply) -> None:
-        """Write an answer as a whole."""
-        keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        parts = [STATUS_LINE[reply.status], reply.lasting.text, written(reply.passing)]
-        if self.server_state.default_headers:
-            parts.append(written(tuple(self.server_state.default_headers)))
-        parts.append(b"\r\n" if keeps else b"connection: close\r\n\r\n")
-        if reply.body:
-            parts.append(reply.body)
-        self.transport.writelines(parts)  # one call to the kernel, and no copy of the body
+    def _send(self, reply: Reply, *, keeps: bool) -> None:
+        """Write an answer as a whole, and be ready for the next request."""
+        self._write(reply, b"\r\n" if keeps else b"connection: close\r\n\r\n")
         self.cycle = cast(RequestResponseCycle, _ANSWERED)
         if not keeps:
             self.transport.close()
         self.on_response_complete()
+
+    def _write(self, reply: Reply, end: bytes) -> None:
+        fields = self.server_state.default_headers
+        if fields is not self._lasting[0]:  # uvicorn makes others each second
+            self._lasting = (fields, written(fields))
+        head = b"%b%b%b%b" % (STATUS_LINE[reply.status], reply.fields, self._lasting[1], end)
+        self.transport.writelines((head, reply.body) if reply.body else (head,))  # no copy of the body
 
     def _unsupported_upgrade_warning(self) -> None:
         """Whoever offers another protocol is answered in this one; that is nothing to warn of."""

@@ -47,7 +47,7 @@ class DiskTier:
         self._changed = threading.Condition()
         self._queue: OrderedDict[str, Write] = OrderedDict()
         self._writing: dict[str, Write] = {}
-        self._queued = 0
+        self._queued = self._taken = 0  # bytes of all that is yet to be written, and of what is being written
         self._damaged: Database | None = None
         self._closing = False
         self._tried = float("-inf")
@@ -213,6 +213,7 @@ class DiskTier:
                 self._attempt(lambda database, batch=batch: database.put(self._sealed(batch)))
             with self._changed:
                 self._writing = {}
+                self._queued -= self._taken
                 self._changed.notify_all()
             self._attempt(lambda database: database.trim(self._size - 2 * self._part))
         if self._writes is not None:  # closed by the thread that uses it: anything else may end the process
@@ -225,13 +226,11 @@ class DiskTier:
         """Wait for work and take some of it; False when there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing or self._damaged is not None)
-            taken = self._writing
-            size = 0
-            while self._queue and len(taken) < _BATCH and size < min(_BATCH_BYTES, self._part // 2):
+            taken, self._taken = self._writing, 0
+            while self._queue and len(taken) < _BATCH and self._taken < min(_BATCH_BYTES, self._part // 2):
                 key = next(iter(self._queue))
                 taken[key] = self._queue[key]  # in both before it is in one: see get
-                size += _size(self._queue.pop(key).stored)
-            self._queued -= size
+                self._taken += _size(self._queue.pop(key).stored)
             return bool(taken) or not self._closing
 
     def _attempt(self, act: Any) -> None:

@@ -31,6 +31,8 @@ class MemoryTier:
         return stored.head if stored is not None else None
 
     def set(self, stored: Stored) -> None:
+        if not self._size:
+            return
         cost = _cost(stored)
         self._forget(stored.key)
         if cost * 4 > self._size:
