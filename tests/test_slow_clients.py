@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from tileserver import wire
-from tileserver.front import Block, Front, Reply
+from tileserver.answers import Asked
+from tileserver.front import Caller, Front, Reply
 from tileserver.wire import Bounds
 
 pytestmark = pytest.mark.anyio
@@ -256,9 +257,11 @@ class Ready(Front):
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    def at_once(self, scope: Scope) -> Reply | None:
-        known = scope["path"] == "/known"
-        return Reply(200, Block.of([(b"content-length", b"5")]), (), b"known") if known else None
+    def caller_of(self, scope: Scope) -> Caller | None:
+        return Caller(Asked(scope["method"], {}), None, as_page=False, shown=b"", origin=None)
+
+    def at_once(self, caller: Caller, scope: Scope) -> Reply | None:
+        return Reply(200, b"content-length: 5\r\n", b"known") if scope["path"] == "/known" else None
 
 
 async def test_a_request_behind_an_answer_that_was_there_is_no_idle_connection() -> None:
