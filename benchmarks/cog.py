@@ -34,6 +34,7 @@ from rio_tiler.io import Reader
 
 from benchmarks import scenes, tile_servers
 from benchmarks.mvt import Contest
+from benchmarks.processes import be_like_a_worker
 from benchmarks.scenes import Scene
 from tileserver import raster
 from tileserver.raster import handles
@@ -237,4 +238,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if "--http" not in sys.argv:  # the servers have settings of their own
+        be_like_a_worker("benchmarks.cog")
     sys.exit(main())

@@ -28,7 +28,7 @@ import skia
 from numpy.typing import NDArray
 
 from benchmarks.mvt import _BOX, _SIDE, LAYERS, Contest, _spread, contest, layer
-from tileserver.executor.zygote import _WORKER_SETTINGS
+from benchmarks.processes import be_like_a_worker
 from tileserver.render.ink import Paths, Points, Shapes, painted
 from tileserver.render.ink.shapes import NO_PATHS, NO_POINTS
 from tileserver.render.paint import Paint
@@ -265,8 +265,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    kept = {name: value for name, value in _WORKER_SETTINGS.items() if name.startswith("MALLOC_")}
-    if kept.items() <= os.environ.items():
-        sys.exit(main())
-    # The allocator reads them when a process starts.
-    os.execve(sys.executable, [sys.executable, "-m", "benchmarks.draw", *sys.argv[1:]], os.environ | kept)
+    be_like_a_worker("benchmarks.draw")
+    sys.exit(main())

@@ -30,6 +30,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from benchmarks.processes import be_like_a_worker
 from tileserver.formats import FORMATS, Kind
 from tileserver.protocol import Job, RenderOptions
 from tileserver.render.classify import Classified
@@ -303,4 +304,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    be_like_a_worker("benchmarks.mvt")
     sys.exit(main())

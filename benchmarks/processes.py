@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from tileserver.executor.zygote import WORKER_SETTINGS
+
+
+def be_like_a_worker(module: str) -> None:
+    """Start the program anew, unless it has what workers have in their environment: allocators and libraries
+    read that when a process starts."""
+    if not WORKER_SETTINGS.items() <= os.environ.items():
+        command = [sys.executable, "-m", module, *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | WORKER_SETTINGS)
 
 
 def children(pid: int) -> list[int]:

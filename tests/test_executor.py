@@ -42,6 +42,16 @@ UDFS = {
     "big": "def udf():\n    return 'x' * 200_000",
     "spoil": "def udf():\n    import os\n    os.close(0); os.write(3, b'x' * 100)\n    return 1",
     "environ": "def udf():\n    import os\n    return dict(os.environ)",
+    "arrays": """def udf(n: int = 1):
+    import resource
+    import numpy as np
+    def faults():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    before = faults()
+    for _ in range(n):
+        kept = [np.ones(1_000_000) for _ in range(4)]
+        del kept
+    return faults() - before""",
 }
 
 
@@ -246,6 +256,15 @@ async def test_a_worker_inherits_nothing_of_the_servers_environment(
         body = (await run(running, workspace, "one/environ")).body
 
         assert b"not-for-udfs" not in body
+
+
+async def test_arrays_of_a_tiles_size_take_no_new_memory_each_time(workspace: Path) -> None:
+    """To get 8,000 pages of 32 MB from the kernel anew costs more than what a tile computes with them."""
+    async with pool(workspace, workers=1) as running:
+        await run(running, workspace, "one/arrays")
+        pages = int((await run(running, workspace, "one/arrays", n=10)).body)
+
+        assert pages < 2000
 
 
 async def test_a_lost_zygote_is_replaced(workspace: Path) -> None:

@@ -28,9 +28,12 @@ _AGAIN: Final = 0.02
 
 # What a worker inherits of the server's environment. Never secrets: UDF code can read all of it.
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_WORKER_SETTINGS: Final = {
+WORKER_SETTINGS: Final = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",  # the default one reserves a GiB of address space
     "MALLOC_ARENA_MAX": "2",
+    # Arrays come and go with every tile; to get their pages from the kernel anew may cost more than the sums.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
     "OPENBLAS_NUM_THREADS": "1",  # a pool of processes already uses every core
     "OMP_NUM_THREADS": "1",
     "GDAL_CACHEMAX": "128",  # MB, for each worker
@@ -156,7 +159,7 @@ class Zygote:
     def _environment(self) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         places = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), str(self._scratch))
-        return {**inherited, **_WORKER_SETTINGS, **places}
+        return {**inherited, **WORKER_SETTINGS, **places}
 
     def _hear(self) -> None:
         while True:
