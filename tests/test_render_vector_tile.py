@@ -254,8 +254,9 @@ def test_any_properties_come_back_as_they_were(rows: list[dict[str, Any]]) -> No
     """Whatever the mixture of types under a name, each feature decodes to its own values and types."""
     names = sorted({name for row in rows for name in row})
     columns = {name: [row.get(name) for row in rows] for name in names}
-    points = tile_features(gpd.GeoSeries([shapely.Point(1, 1)] * len(rows)), Grid(WORLD, 4096, 64))
-    table = pd.DataFrame(columns, index=range(len(rows)), dtype=object)
+    places = gpd.GeoSeries([shapely.Point(1, 1)] * len(rows))
+    points = tile_features(places, Grid(WORLD, 4096, 64), places.bounds.to_numpy())
+    table = {name: pd.Series(values, dtype=object) for name, values in columns.items()}
 
     body = encode_layer("udf", points, table, ids=None, extent=4096)
 

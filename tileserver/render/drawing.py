@@ -62,7 +62,7 @@ def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
     if reach < min(widest, _FURTHEST):
         near, painting = found(_FURTHEST)
     picture = _painted(near, painting)
-    facts = {**features.facts(frame), "families": features.families(frame)}
+    facts = {**features.facts(frame.geometry, boxes), "families": features.families(geometry)}
     return picture, facts if picture[3].any() else {**facts, "empty": True}
 
 

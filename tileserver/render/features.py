@@ -5,12 +5,14 @@ Longitude and latitude are EPSG:4326; a frame without a CRS is taken to be in it
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import geopandas as gpd
+import mercantile
 import numpy as np
 import pandas as pd
 import shapely
+from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
@@ -20,7 +22,9 @@ from tileserver.tiles import Bounds
 
 FieldType = Literal["Number", "String", "Boolean"]
 
-LONLAT = CRS.from_epsg(4326)
+LONLAT: Final = CRS.from_epsg(4326)
+MERCATOR: Final = CRS.from_epsg(3857)
+_FAR: Final = 1e9  # metres from the equator, in web Mercator; with more the formula overflows
 
 _INFERRED: dict[str, FieldType] = {
     **dict.fromkeys(("integer", "floating", "mixed-integer-float", "decimal"), "Number"),
@@ -49,12 +53,22 @@ def lonlat(geometries: gpd.GeoSeries) -> gpd.GeoSeries:
         ) from None
 
 
-def lonlat_bounds(geometries: gpd.GeoSeries) -> Bounds | None:
-    """West, south, east, north of everything in degrees; None when nothing has a place on the globe.
+def boxes(geometries: NDArray[np.object_]) -> NDArray[np.float64]:
+    """The least and greatest x and y of each, in an array (n, 4): x, y, x, y; NaN of what has none."""
+    if (shapely.get_type_id(geometries) == shapely.GeometryType.POINT).all():
+        xy = shapely.get_coordinates(geometries)
+        if len(xy) == len(geometries):  # an empty one has no coordinates
+            return np.tile(xy, 2)  # half the price of the other
+    found: NDArray[np.float64] = shapely.bounds(geometries)
+    return found
+
+
+def lonlat_bounds(geometries: gpd.GeoSeries, boxes: NDArray[np.float64]) -> Bounds | None:
+    """West, south, east, north of everything in degrees, by the ``boxes`` of all; None when nothing has a
+    place on the globe.
 
     From another CRS it is the box around the transformed box, so it may be wider than the data.
     """
-    boxes = shapely.bounds(geometries.to_numpy())
     finite = np.isfinite(boxes)
     if not finite.all():
         boxes = boxes[finite.all(axis=1)]
@@ -62,9 +76,12 @@ def lonlat_bounds(geometries: gpd.GeoSeries) -> Bounds | None:
         return None
     west, south = (float(edges.min()) for edges in boxes[:, :2].T)
     east, north = (float(edges.max()) for edges in boxes[:, 2:].T)
-    if geometries.crs is not None and geometries.crs != LONLAT:
+    crs = geometries.crs
+    if crs is not None and max(-south, north) < _FAR and crs == MERCATOR:
+        (west, south), (east, north) = mercantile.lnglat(west, south), mercantile.lnglat(east, north)
+    elif crs is not None and crs != LONLAT:
         try:
-            change = Transformer.from_crs(geometries.crs, LONLAT, always_xy=True)
+            change = Transformer.from_crs(crs, LONLAT, always_xy=True)
             west, south, east, north = change.transform_bounds(west, south, east, north)
         except ProjError:
             return None
@@ -74,15 +91,15 @@ def lonlat_bounds(geometries: gpd.GeoSeries) -> Bounds | None:
     return (west, south, east, north) if on_globe else None
 
 
-def facts(frame: gpd.GeoDataFrame) -> dict[str, Any]:
+def facts(geometries: gpd.GeoSeries, boxes_: NDArray[np.float64] | None = None) -> dict[str, Any]:
     """``bounds`` as the encoders report them: a list of four, absent when there are none."""
-    box = lonlat_bounds(frame.geometry)
+    box = lonlat_bounds(geometries, boxes(geometries.to_numpy()) if boxes_ is None else boxes_)
     return {} if box is None else {"bounds": list(box)}
 
 
-def families(frame: gpd.GeoDataFrame) -> list[str]:
-    """The kinds of geometry that a frame has, as filters of styles name them; unknown within collections."""
-    kinds = {int(kind) for kind in np.unique(shapely.get_type_id(frame.geometry.to_numpy()))}
+def families(geometries: NDArray[np.object_]) -> list[str]:
+    """The kinds of geometry that there are, as filters of styles name them; unknown within collections."""
+    kinds = set(np.unique(shapely.get_type_id(geometries)).tolist())
     if shapely.GeometryType.GEOMETRYCOLLECTION in kinds:
         return ["Point", "LineString", "Polygon"]
     return [name for name, of in _FAMILIES.items() if kinds & of]
@@ -91,11 +108,15 @@ def families(frame: gpd.GeoDataFrame) -> list[str]:
 _FAMILIES = {"Point": {0, 4}, "LineString": {1, 2, 5}, "Polygon": {3, 6}}  # by shapely.GeometryType
 
 
-def attributes(frame: gpd.GeoDataFrame) -> pd.DataFrame:
+def attributes(frame: gpd.GeoDataFrame) -> dict[str, pd.Series[Any]]:
     """The columns that become properties: all without geometry, by distinct names."""
-    kept = [index for index, kind in enumerate(frame.dtypes) if kind.name != "geometry"]
-    table = pd.DataFrame(frame).iloc[:, kept]
-    return table.set_axis(distinct(names(table)), axis="columns")
+    columns = [
+        (name, series)
+        for name, (_, series) in zip(names(frame), pd.DataFrame(frame).items(), strict=True)
+        if not is_geometry(series)
+    ]
+    labels = distinct(name for name, _ in columns)
+    return {label: series for label, (_, series) in zip(labels, columns, strict=True)}
 
 
 def field_type(series: pd.Series[Any]) -> FieldType:

@@ -58,7 +58,7 @@ def _table(
     found = {}
     if asked:
         attributes = features.attributes(frame)
-        for name in asked & set(attributes.columns):
+        for name in asked & attributes.keys():
             found[name] = columns.column(name, attributes[name].iloc[rows])
     return Table(len(rows), found, np.asarray(families, object), zoom)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -14,12 +15,12 @@ from tileserver.styles.parameters import MAX_CLASSES
 _MAX_ATTRIBUTES: Final = 100
 
 
-def summary(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def summary(table: Mapping[str, pd.Series[Any]]) -> dict[str, dict[str, Any]]:
     """By attribute the ``range`` of its numbers, from the 2nd to the 98th percentile, or its distinct
     ``values`` as text where there are few: the commonest first, of equally common ones by their text."""
     found: dict[str, dict[str, Any]] = {}
-    for name in list(table.columns)[:_MAX_ATTRIBUTES]:
-        values = columns.column(str(name), table[name])
+    for name in list(table)[:_MAX_ATTRIBUTES]:
+        values = columns.column(name, table[name])
         numbers = values.numbers[values.has(NUMBER)] if values.has(NUMBER).any() else np.empty(0)
         if len(numbers) and not (~values.has(NUMBER) & ~values.has(NULL)).any():
             found[str(name)] = {"range": np.percentile(numbers, [2, 98]).tolist()}

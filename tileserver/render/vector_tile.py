@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import geopandas as gpd
@@ -44,9 +45,15 @@ def mvt(found: Classified, row: Format, job: Job) -> tuple[bytes, dict[str, Any]
     """
     grid = Grid(_tile(job), job.options.extent, job.options.buffer)
     frame: gpd.GeoDataFrame = found.value
-    shown = tile_features(frame.geometry, grid)
+    geometries = frame.geometry
+    boxes = features.boxes(geometries.to_numpy())
+    shown = tile_features(geometries, grid, boxes)
     table = features.attributes(frame)
-    facts = {**features.facts(frame), "fields": _fields(table), "families": features.families(frame)}
+    facts = {
+        **features.facts(geometries, boxes),
+        "fields": {name: features.field_type(series) for name, series in table.items()},
+        "families": features.families(geometries.to_numpy()),
+    }
     if job.options.summary:
         facts["summary"] = summary(table)
     if not len(shown.rows):
@@ -55,7 +62,7 @@ def mvt(found: Classified, row: Format, job: Job) -> tuple[bytes, dict[str, Any]
     body = encode_layer(
         LAYER,
         shown,
-        table.iloc[shown.rows],
+        {name: series.take(shown.rows) for name, series in table.items()},
         ids=None if ids is None else ids[shown.rows],
         extent=grid.extent,
     )
@@ -65,23 +72,23 @@ def mvt(found: Classified, row: Format, job: Job) -> tuple[bytes, dict[str, Any]
 def encode_layer(
     name: str,
     drawn: Drawn,
-    table: pd.DataFrame,
+    table: Mapping[str, pd.Series[Any]],
     *,
     ids: NDArray[np.uint64] | None,
     extent: int,
 ) -> bytes:
     """One layer as a vector tile; ``table`` and ``ids`` have a row for each feature."""
-    columns = {str(key): column(str(key), series) for key, series in table.items()}
+    columns = {name: column(name, series) for name, series in table.items()}
     return layer(name, drawn, columns, ids=ids, extent=extent)
 
 
-def tile_features(geometries: gpd.GeoSeries, grid: Grid) -> Drawn:
-    """What the tile holds of the geometries, as features in row order.
+def tile_features(geometries: gpd.GeoSeries, grid: Grid, boxes: NDArray[np.float64]) -> Drawn:
+    """What the tile holds of the geometries, whose boxes are known, as features in row order.
 
     All points of a row are one feature, likewise all lines and all polygons. What collapses on the grid
     is left out.
     """
-    found = parts.found(geometries, grid)
+    found = parts.found(geometries, boxes, grid)
     return merged(
         (
             drawn(Kind.POINT, points(found)),
@@ -123,16 +130,14 @@ def _box(value: Json) -> tiles.Bounds | None:
 # Attributes
 
 
-def _fields(table: pd.DataFrame) -> dict[str, features.FieldType]:
-    return {name: features.field_type(table[name]) for name in table.columns}
-
-
-def _ids(table: pd.DataFrame) -> NDArray[Any] | None:
+def _ids(table: Mapping[str, pd.Series[Any]]) -> NDArray[Any] | None:
     """A column of distinct whole numbers from 0 that is called ``id``; positions are no ids, as they
     would name another feature in every tile."""
-    if "id" not in table.columns or not pd.api.types.is_integer_dtype(table["id"].dtype):
+    found = table.get("id")
+    if found is None or not pd.api.types.is_integer_dtype(found.dtype) or found.hasnans:
         return None
-    column = table["id"]
-    if column.hasnans or not column.is_unique or (column < 0).any():
+    numbers = found.to_numpy()
+    ascending = bool((numbers[1:] > numbers[:-1]).all())  # as they mostly are, which is seen at a glance
+    if not (ascending or found.is_unique) or (numbers < 0).any():
         return None
-    return column.to_numpy(dtype=np.uint64)
+    return found.to_numpy(dtype=np.uint64)

@@ -18,7 +18,6 @@ from pyproj.exceptions import ProjError
 Coordinates = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
-MERCATOR: Final = CRS.from_epsg(3857)
 _WORLD: Final = 2 * math.pi * 6378137.0  # metres along a side of the tile matrix
 _SAMPLES: Final = 33  # along a side of the tile
 

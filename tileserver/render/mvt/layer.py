@@ -107,9 +107,12 @@ def _tags(columns: list[Column]) -> list[_Field]:
     return tags
 
 
-def _taken(value: int | NDArray[Any], present: NDArray[np.bool_] | None) -> NDArray[Any]:
+def _taken(value: int | NDArray[Any], present: NDArray[np.bool_] | None) -> int | NDArray[Any]:
     """How many bytes an entry takes in each head."""
-    found = varints.lengths(np.atleast_1d(np.asarray(value)).astype(np.uint64))
+    if isinstance(value, int):
+        size = len(_varint(value))
+        return size if present is None else size * present
+    found = varints.lengths(value.astype(np.uint64, copy=False))
     return found if present is None else found * present
 
 
@@ -119,5 +122,8 @@ def _text(text: str) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    values = np.array([value], np.uint64)
-    return varints.encoded(values, varints.lengths(values)).tobytes()
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*written, value))

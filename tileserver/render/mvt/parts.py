@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from tileserver.render import features
-from tileserver.render.mvt.grid import MERCATOR, Box, Coordinates, Grid
+from tileserver.render.mvt.grid import Box, Coordinates, Grid
 
 Geometries = NDArray[np.object_]
 Rows = NDArray[np.int64]
@@ -37,13 +37,7 @@ class Parts(NamedTuple):
 
     @classmethod
     def of(cls, geometries: Geometries, rows: Rows) -> Parts:
-        types = shapely.get_type_id(geometries)
-        boxes: Coordinates
-        if (types == POINT).all() and not shapely.is_empty(geometries).any():
-            boxes = np.tile(shapely.get_coordinates(geometries), 2)  # half the price of the other
-        else:
-            boxes = shapely.bounds(geometries)
-        return cls(geometries, rows, boxes, types)
+        return cls(geometries, rows, features.boxes(geometries), shapely.get_type_id(geometries))
 
     def where(self, kept: NDArray[np.bool_]) -> Parts:
         if kept.all():
@@ -64,13 +58,13 @@ class Found(NamedTuple):
     convert: Convert
 
 
-def found(geometries: gpd.GeoSeries, grid: Grid) -> Found:
-    """What of the geometries the buffered tile holds.
+def found(geometries: gpd.GeoSeries, boxes: Coordinates, grid: Grid) -> Found:
+    """What of the geometries, whose boxes are known, the buffered tile holds.
 
     :raises UnsupportedOutput: when their CRS has no way to degrees.
     """
-    metres = geometries.crs is not None and geometries.crs == MERCATOR
-    parts = _of(geometries) if metres else _in_degrees(geometries, grid)
+    metres = geometries.crs is not None and geometries.crs == features.MERCATOR
+    parts = _of(geometries, boxes) if metres else _in_degrees(geometries, boxes, grid)
     window = grid.window(metres=metres)
     parts = _exploded(parts.where(~_far(parts.boxes, window)))
     parts = parts.where(meets(parts.boxes, window) & _finite(parts.boxes))
@@ -115,21 +109,21 @@ def joined(several: Sequence[Parts]) -> Parts:
     return Parts(*(np.concatenate(column) for column in zip(*several, strict=True)))
 
 
-def _of(series: gpd.GeoSeries) -> Parts:
-    return Parts.of(series.to_numpy(), np.arange(len(series)))
+def _of(series: gpd.GeoSeries, boxes: Coordinates) -> Parts:
+    geometries = series.to_numpy()
+    return Parts(geometries, np.arange(len(series)), boxes, shapely.get_type_id(geometries))
 
 
-def _in_degrees(series: gpd.GeoSeries, grid: Grid) -> Parts:
+def _in_degrees(series: gpd.GeoSeries, boxes: Coordinates, grid: Grid) -> Parts:
     """In EPSG:4326; of another CRS only what is not plainly elsewhere."""
     if series.crs is None or series.crs == features.LONLAT:
-        return _of(series)
+        return _of(series, boxes)
     window = grid.window_in(series.crs, features.LONLAT)
     if window is None:
         rows = np.arange(len(series))
     else:
         # A straight edge becomes another straight edge, not the curve it would be: over a long one the two
         # stray from each other, by less than its length.
-        boxes = shapely.bounds(series.to_numpy())
         reach = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])[:, None]
         reached = np.hstack([boxes[:, :2] - reach, boxes[:, 2:] + reach])
         rows = np.flatnonzero(~_far(reached, window))

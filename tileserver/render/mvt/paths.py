@@ -47,9 +47,15 @@ class Paths(NamedTuple):
         return Paths(self.x[kept], self.y[kept], sizes[filled], self.rows[filled])
 
 
+_NONE = np.zeros(0, np.int64)
+NO_PATHS = Paths(_NONE, _NONE, _NONE, _NONE)
+
+
 def points(found: Found) -> Paths:
     """All points of a row as one path, none left out."""
     whole, cut = found.whole.of_type(POINT), found.cut.of_type(POINT)
+    if not len(whole.rows) + len(cut.rows):
+        return NO_PATHS
     # The box of a point is the point.
     xy = np.concatenate([whole.boxes[:, :2], cut.boxes[:, :2]])
     rows = np.concatenate([whole.rows, cut.rows])
@@ -61,9 +67,10 @@ def points(found: Found) -> Paths:
 
 def lines(found: Found) -> Paths:
     """Lines that have a length on the grid."""
-    geometries, rows, xy = placed(
-        _long(found.whole.of_type(LINE)), _long(found.cut.of_type(LINE)), found.convert
-    )
+    whole, cut = _long(found.whole.of_type(LINE)), _long(found.cut.of_type(LINE))
+    if not len(whole.rows) + len(cut.rows):
+        return NO_PATHS
+    geometries, rows, xy = placed(whole, cut, found.convert)
     sizes = shapely.get_num_coordinates(geometries).astype(np.int64)
     x, y = rounded(xy)
     return _straightened(Paths(x, y, sizes, rows)).in_row_order()

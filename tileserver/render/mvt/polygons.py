@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tileserver.render.mvt import ragged
 from tileserver.render.mvt.parts import POLYGON, Found, Geometries, Parts, Rows, made_valid, polygons_in
-from tileserver.render.mvt.paths import Paths, Units, placed, rounded
+from tileserver.render.mvt.paths import NO_PATHS, Paths, Units, placed, rounded
 from tileserver.render.mvt.ragged import Sizes
 
 Index = NDArray[np.int64]
@@ -66,6 +66,8 @@ class _Rings(NamedTuple):
 def polygons(found: Found) -> Paths:
     """Rings of valid polygons in row order; each exterior ring is followed by its holes."""
     whole, cut = _wide(found.whole.of_type(POLYGON)), _wide(found.cut.of_type(POLYGON))
+    if not len(whole.rows) + len(cut.rows):
+        return NO_PATHS
     geometries, rows, xy = placed(whole, cut, found.convert)
     closed, owners = _closed(geometries)
     rings = _thinned(_on_grid(xy, closed, owners))
