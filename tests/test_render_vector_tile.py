@@ -21,6 +21,7 @@ from tileserver.formats import FORMATS, Kind
 from tileserver.protocol import Job, Json, RenderOptions
 from tileserver.render.classify import Classified
 from tileserver.render.mvt.grid import Grid
+from tileserver.render.mvt.parts import Parts
 from tileserver.render.vector_tile import encode_layer, mvt, tile_features
 
 WORLD = Tile(x=0, y=0, z=0)
@@ -254,8 +255,8 @@ def test_any_properties_come_back_as_they_were(rows: list[dict[str, Any]]) -> No
     """Whatever the mixture of types under a name, each feature decodes to its own values and types."""
     names = sorted({name for row in rows for name in row})
     columns = {name: [row.get(name) for row in rows] for name in names}
-    places = gpd.GeoSeries([shapely.Point(1, 1)] * len(rows))
-    points = tile_features(places, Grid(WORLD, 4096, 64), places.bounds.to_numpy())
+    places = Parts.of(np.array([shapely.Point(1, 1)] * len(rows)), np.arange(len(rows)))
+    points = tile_features(places, None, Grid(WORLD, 4096, 64))
     table = {name: pd.Series(values, dtype=object) for name, values in columns.items()}
 
     body = encode_layer("udf", points, table, ids=None, extent=4096)

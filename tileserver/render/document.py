@@ -58,7 +58,7 @@ def html(found: Classified, row: Format, job: Job) -> Encoding:
     if found.kind is Kind.TEXT:
         return found.value.encode("utf-8", "replace"), {}
     if found.kind in (Kind.TABLE, Kind.FEATURES):
-        facts = features.facts(found.value.geometry) if found.kind is Kind.FEATURES else {}
+        facts = features.frame_facts(found.value) if found.kind is Kind.FEATURES else {}
         return _page(job, _table(found.value, job)), facts
     if found.kind in (Kind.SIMPLE, Kind.ARRAY):
         return _page(job, _json_block(found.value)), {}

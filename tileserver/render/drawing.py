@@ -44,7 +44,8 @@ def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
     style = styles.default() if job.style is None else _read(job.style)
     geometry = np.asarray(frame.geometry.array, dtype=object)
     lonlat = frame.crs is None or frame.crs == warp.LONLAT
-    if not lonlat and frame.crs != warp.MERCATOR:
+    projected = not lonlat and frame.crs != warp.MERCATOR
+    if projected:
         geometry = _projected(geometry, frame.crs)
     boxes = np.asarray(shapely.bounds(geometry))
     view = _data_view(_metres(boxes, lonlat), job) if job.tile is None else _tile_view(job.tile, job)
@@ -62,7 +63,10 @@ def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
     if reach < min(widest, _FURTHEST):
         near, painting = found(_FURTHEST)
     picture = _painted(near, painting)
-    facts = {**features.facts(frame.geometry, boxes), "families": features.families(geometry)}
+    facts = {
+        **(features.frame_facts(frame) if projected else features.facts(boxes, frame.crs)),
+        "families": features.families(shapely.get_type_id(geometry)),
+    }
     return picture, facts if picture[3].any() else {**facts, "empty": True}
 
 

@@ -53,9 +53,9 @@ def lonlat(geometries: gpd.GeoSeries) -> gpd.GeoSeries:
         ) from None
 
 
-def boxes(geometries: NDArray[np.object_]) -> NDArray[np.float64]:
+def boxes(geometries: NDArray[np.object_], types: NDArray[np.int32]) -> NDArray[np.float64]:
     """The least and greatest x and y of each, in an array (n, 4): x, y, x, y; NaN of what has none."""
-    if (shapely.get_type_id(geometries) == shapely.GeometryType.POINT).all():
+    if (types == shapely.GeometryType.POINT).all():
         xy = shapely.get_coordinates(geometries)
         if len(xy) == len(geometries):  # an empty one has no coordinates
             return np.tile(xy, 2)  # half the price of the other
@@ -63,9 +63,8 @@ def boxes(geometries: NDArray[np.object_]) -> NDArray[np.float64]:
     return found
 
 
-def lonlat_bounds(geometries: gpd.GeoSeries, boxes: NDArray[np.float64]) -> Bounds | None:
-    """West, south, east, north of everything in degrees, by the ``boxes`` of all; None when nothing has a
-    place on the globe.
+def lonlat_bounds(boxes: NDArray[np.float64], crs: CRS | None) -> Bounds | None:
+    """West, south, east, north in degrees of all boxes; None when nothing has a place on the globe.
 
     From another CRS it is the box around the transformed box, so it may be wider than the data.
     """
@@ -76,7 +75,6 @@ def lonlat_bounds(geometries: gpd.GeoSeries, boxes: NDArray[np.float64]) -> Boun
         return None
     west, south = (float(edges.min()) for edges in boxes[:, :2].T)
     east, north = (float(edges.max()) for edges in boxes[:, 2:].T)
-    crs = geometries.crs
     if crs is not None and max(-south, north) < _FAR and crs == MERCATOR:
         (west, south), (east, north) = mercantile.lnglat(west, south), mercantile.lnglat(east, north)
     elif crs is not None and crs != LONLAT:
@@ -91,15 +89,20 @@ def lonlat_bounds(geometries: gpd.GeoSeries, boxes: NDArray[np.float64]) -> Boun
     return (west, south, east, north) if on_globe else None
 
 
-def facts(geometries: gpd.GeoSeries, boxes_: NDArray[np.float64] | None = None) -> dict[str, Any]:
+def facts(boxes: NDArray[np.float64], crs: CRS | None) -> dict[str, Any]:
     """``bounds`` as the encoders report them: a list of four, absent when there are none."""
-    box = lonlat_bounds(geometries, boxes(geometries.to_numpy()) if boxes_ is None else boxes_)
+    box = lonlat_bounds(boxes, crs)
     return {} if box is None else {"bounds": list(box)}
 
 
-def families(geometries: NDArray[np.object_]) -> list[str]:
+def frame_facts(frame: gpd.GeoDataFrame) -> dict[str, Any]:
+    """The facts of a whole frame."""
+    return facts(shapely.bounds(frame.geometry.to_numpy()), frame.crs)
+
+
+def families(types: NDArray[np.int32]) -> list[str]:
     """The kinds of geometry that there are, as filters of styles name them; unknown within collections."""
-    kinds = set(np.unique(shapely.get_type_id(geometries)).tolist())
+    kinds = set(np.unique(types).tolist())
     if shapely.GeometryType.GEOMETRYCOLLECTION in kinds:
         return ["Point", "LineString", "Polygon"]
     return [name for name, of in _FAMILIES.items() if kinds & of]

@@ -158,7 +158,7 @@ def xml(found: Classified, row: Format, job: Job) -> Encoding:
 
 
 def _facts(found: Classified) -> dict[str, Any]:
-    return features.facts(found.value.geometry) if found.kind is Kind.FEATURES else {}
+    return features.frame_facts(found.value) if found.kind is Kind.FEATURES else {}
 
 
 # JSON and GeoJSON

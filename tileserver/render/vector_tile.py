@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from mercantile import Tile
 from numpy.typing import NDArray
+from pyproj import CRS
 
 from tileserver import tiles
 from tileserver.errors import UnsupportedOutput
@@ -28,6 +29,7 @@ from tileserver.render.mvt.attributes import column
 from tileserver.render.mvt.commands import Drawn, Kind, drawn, merged
 from tileserver.render.mvt.grid import Grid
 from tileserver.render.mvt.layer import layer
+from tileserver.render.mvt.parts import Parts
 from tileserver.render.mvt.paths import lines, points
 from tileserver.render.mvt.polygons import polygons
 from tileserver.render.summary import summary
@@ -45,14 +47,13 @@ def mvt(found: Classified, row: Format, job: Job) -> tuple[bytes, dict[str, Any]
     """
     grid = Grid(_tile(job), job.options.extent, job.options.buffer)
     frame: gpd.GeoDataFrame = found.value
-    geometries = frame.geometry
-    boxes = features.boxes(geometries.to_numpy())
-    shown = tile_features(geometries, grid, boxes)
+    everything = Parts.of(frame.geometry.to_numpy(), np.arange(len(frame)))
+    shown = tile_features(everything, frame.crs, grid)
     table = features.attributes(frame)
     facts = {
-        **features.facts(geometries, boxes),
+        **features.facts(everything.boxes, frame.crs),
         "fields": {name: features.field_type(series) for name, series in table.items()},
-        "families": features.families(geometries.to_numpy()),
+        "families": features.families(everything.types),
     }
     if job.options.summary:
         facts["summary"] = summary(table)
@@ -82,13 +83,13 @@ def encode_layer(
     return layer(name, drawn, columns, ids=ids, extent=extent)
 
 
-def tile_features(geometries: gpd.GeoSeries, grid: Grid, boxes: NDArray[np.float64]) -> Drawn:
-    """What the tile holds of the geometries, whose boxes are known, as features in row order.
+def tile_features(everything: Parts, crs: CRS | None, grid: Grid) -> Drawn:
+    """What the tile holds of the geometries of a frame, as features in row order.
 
     All points of a row are one feature, likewise all lines and all polygons. What collapses on the grid
     is left out.
     """
-    found = parts.found(geometries, boxes, grid)
+    found = parts.found(everything, crs, grid)
     return merged(
         (
             drawn(Kind.POINT, points(found)),

@@ -13,6 +13,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from pyproj import CRS
 
 from tileserver.render import features
 from tileserver.render.mvt.grid import Box, Coordinates, Grid
@@ -37,7 +38,8 @@ class Parts(NamedTuple):
 
     @classmethod
     def of(cls, geometries: Geometries, rows: Rows) -> Parts:
-        return cls(geometries, rows, features.boxes(geometries), shapely.get_type_id(geometries))
+        types = shapely.get_type_id(geometries)
+        return cls(geometries, rows, features.boxes(geometries, types), types)
 
     def where(self, kept: NDArray[np.bool_]) -> Parts:
         if kept.all():
@@ -58,20 +60,21 @@ class Found(NamedTuple):
     convert: Convert
 
 
-def found(geometries: gpd.GeoSeries, boxes: Coordinates, grid: Grid) -> Found:
-    """What of the geometries, whose boxes are known, the buffered tile holds.
+def found(parts: Parts, crs: CRS | None, grid: Grid) -> Found:
+    """What the buffered tile holds of the geometries of a frame, collections among them.
 
     :raises UnsupportedOutput: when their CRS has no way to degrees.
     """
-    metres = geometries.crs is not None and geometries.crs == features.MERCATOR
-    parts = _of(geometries, boxes) if metres else _in_degrees(geometries, boxes, grid)
+    metres = crs is not None and crs == features.MERCATOR
+    if not metres and crs is not None and crs != features.LONLAT:
+        parts = _in_degrees(parts, crs, grid)
     window = grid.window(metres=metres)
     parts = _exploded(parts.where(~_far(parts.boxes, window)))
     parts = parts.where(meets(parts.boxes, window) & _finite(parts.boxes))
     convert = grid.from_metres if metres else grid.from_degrees
     if not metres:
         parts = _clipped(parts, _LATITUDES)
-    inside = _corners(parts.boxes, convert)
+    inside = _corners(parts, convert)
     whole = _within(inside, grid.box)
     crossing = parts.where(~whole & meets(inside, grid.box))
     if len(crossing.rows):
@@ -109,25 +112,19 @@ def joined(several: Sequence[Parts]) -> Parts:
     return Parts(*(np.concatenate(column) for column in zip(*several, strict=True)))
 
 
-def _of(series: gpd.GeoSeries, boxes: Coordinates) -> Parts:
-    geometries = series.to_numpy()
-    return Parts(geometries, np.arange(len(series)), boxes, shapely.get_type_id(geometries))
-
-
-def _in_degrees(series: gpd.GeoSeries, boxes: Coordinates, grid: Grid) -> Parts:
-    """In EPSG:4326; of another CRS only what is not plainly elsewhere."""
-    if series.crs is None or series.crs == features.LONLAT:
-        return _of(series, boxes)
-    window = grid.window_in(series.crs, features.LONLAT)
-    if window is None:
-        rows = np.arange(len(series))
-    else:
+def _in_degrees(parts: Parts, crs: CRS, grid: Grid) -> Parts:
+    """In EPSG:4326, of another CRS: only what is not plainly elsewhere."""
+    window = grid.window_in(crs, features.LONLAT)
+    rows = np.arange(len(parts.rows))
+    if window is not None:
         # A straight edge becomes another straight edge, not the curve it would be: over a long one the two
         # stray from each other, by less than its length.
+        boxes = parts.boxes
         reach = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])[:, None]
         reached = np.hstack([boxes[:, :2] - reach, boxes[:, 2:] + reach])
         rows = np.flatnonzero(~_far(reached, window))
-    return Parts.of(features.lonlat(series.iloc[rows]).to_numpy(), rows)
+    near = gpd.GeoSeries(parts.geometries[rows], crs=crs)
+    return Parts.of(features.lonlat(near).to_numpy(), rows)
 
 
 def _far(boxes: Coordinates, window: Box) -> NDArray[np.bool_]:
@@ -141,8 +138,11 @@ def _finite(boxes: Coordinates) -> NDArray[np.bool_]:
     return finite
 
 
-def _corners(boxes: Coordinates, convert: Convert) -> Coordinates:
+def _corners(parts: Parts, convert: Convert) -> Coordinates:
     """Boxes in tile units, where y runs the other way."""
+    boxes = parts.boxes
+    if (parts.types == POINT).all():
+        return np.tile(convert(boxes[:, :2]), 2)
     return np.hstack([convert(boxes[:, [0, 3]]), convert(boxes[:, [2, 1]])])
 
 
