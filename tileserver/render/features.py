@@ -102,7 +102,7 @@ def frame_facts(frame: gpd.GeoDataFrame) -> dict[str, Any]:
 
 def families(types: NDArray[np.int32]) -> list[str]:
     """The kinds of geometry that there are, as filters of styles name them; unknown within collections."""
-    kinds = set(np.unique(types).tolist())
+    kinds = set(np.flatnonzero(np.bincount(types[types >= 0])).tolist())
     if shapely.GeometryType.GEOMETRYCOLLECTION in kinds:
         return ["Point", "LineString", "Polygon"]
     return [name for name, of in _FAMILIES.items() if kinds & of]

@@ -69,7 +69,8 @@ def found(parts: Parts, crs: CRS | None, grid: Grid) -> Found:
     if not metres and crs is not None and crs != features.LONLAT:
         parts = _in_degrees(parts, crs, grid)
     window = grid.window(metres=metres)
-    parts = _exploded(parts.where(~_far(parts.boxes, window)))
+    if not _are_simple(parts):
+        parts = _exploded(parts.where(~_far(parts.boxes, window)))
     parts = parts.where(meets(parts.boxes, window) & _finite(parts.boxes))
     convert = grid.from_metres if metres else grid.from_degrees
     if not metres:
@@ -154,10 +155,15 @@ def _within(boxes: Coordinates, box: Box) -> NDArray[np.bool_]:
     return inside
 
 
+def _are_simple(parts: Parts) -> bool:
+    """Whether nothing has to be taken apart."""
+    types = parts.types
+    return bool(((types == POINT) | (types == LINE) | (types == POLYGON)).all())
+
+
 def _exploded(parts: Parts) -> Parts:
     """Collections taken apart, however deep; rings become lines, missing and empty ones vanish."""
-    types = parts.types
-    if ((types == POINT) | (types == LINE) | (types == POLYGON)).all():
+    if _are_simple(parts):
         return parts.where(~np.isnan(parts.boxes[:, 0]))
     geometries, rows = parts.geometries, parts.rows
     while True:

@@ -60,7 +60,10 @@ def points(found: Found) -> Paths:
     xy = np.concatenate([whole.boxes[:, :2], cut.boxes[:, :2]])
     rows = np.concatenate([whole.rows, cut.rows])
     x, y = rounded(xy)
-    ordered = Paths(x, y, np.ones(len(rows), np.int64), rows).in_row_order()
+    single = Paths(x, y, np.ones(len(rows), np.int64), rows)
+    if (rows[1:] > rows[:-1]).all():
+        return single
+    ordered = single.in_row_order()
     rows, sizes = np.unique(ordered.rows, return_counts=True)
     return Paths(ordered.x, ordered.y, sizes, rows)
 
