@@ -53,16 +53,6 @@ def lonlat(geometries: gpd.GeoSeries) -> gpd.GeoSeries:
         ) from None
 
 
-def boxes(geometries: NDArray[np.object_], types: NDArray[np.int32]) -> NDArray[np.float64]:
-    """The least and greatest x and y of each, in an array (n, 4): x, y, x, y; NaN of what has none."""
-    if (types == shapely.GeometryType.POINT).all():
-        xy = shapely.get_coordinates(geometries)
-        if len(xy) == len(geometries):  # an empty one has no coordinates
-            return np.tile(xy, 2)  # half the price of the other
-    found: NDArray[np.float64] = shapely.bounds(geometries)
-    return found
-
-
 def lonlat_bounds(boxes: NDArray[np.float64], crs: CRS | None) -> Bounds | None:
     """West, south, east, north in degrees of all boxes; None when nothing has a place on the globe.
 

@@ -77,6 +77,8 @@ def _numbers(values: NDArray[Any], missing: NDArray[np.bool_] | None) -> Column:
     if missing is not None and missing.any():
         codes = np.full(len(values), -1, np.int64)
         codes[~missing], distinct = pd.factorize(found[~missing])
+    elif (found[1:] > found[:-1]).all():  # as ids mostly are
+        codes, distinct = np.arange(len(found)), found
     else:
         codes, distinct = pd.factorize(found)
     if kind == "f":

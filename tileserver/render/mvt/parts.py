@@ -38,8 +38,7 @@ class Parts(NamedTuple):
 
     @classmethod
     def of(cls, geometries: Geometries, rows: Rows) -> Parts:
-        types = shapely.get_type_id(geometries)
-        return cls(geometries, rows, features.boxes(geometries, types), types)
+        return cls(geometries, rows, shapely.bounds(geometries), shapely.get_type_id(geometries))
 
     def where(self, kept: NDArray[np.bool_]) -> Parts:
         if kept.all():

@@ -29,8 +29,8 @@ def encoded(values: Unsigned, sizes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return values.astype(np.uint8)
     narrow = len(sizes) * 10 < 2**31
     ends = np.cumsum(sizes, dtype=np.int32 if narrow else np.int64).astype(np.int64)
-    at = ends - sizes
     out = np.empty(int(ends[-1]), np.uint8)
+    at = np.subtract(ends, sizes, out=ends)
     more = np.uint8(0x80)
     out[at] = (values.astype(np.uint8) & 0x7F) | (sizes > 1) * more
     for index in range(1, longest):
