@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import mapbox_vector_tile
+import mercantile
 import pytest
 
 from tests.conftest import Server, serving
@@ -38,6 +39,8 @@ FILES = {
     "    return np.full((3, 256, 256), 9 * gain, 'uint8')\n",
     "city/nothing.py": f"{ENTRY}@fused.udf\ndef udf(bounds: fused.types.Bounds):\n"
     "    return gpd.GeoDataFrame({'k': [1]}, geometry=[None], crs=4326)\n",
+    "city/island.py": f"{ENTRY}@fused.udf\ndef udf(bounds: fused.types.Bounds):\n"
+    "    return gpd.GeoDataFrame({'k': [1]}, geometry=gpd.points_from_xy([0], [0]), crs=4326)\n",
     "locked/picture.py": f"{ENTRY}@fused.udf\ndef udf(bounds: fused.types.Bounds):\n"
     "    return np.full((3, 256, 256), 9, 'uint8')\n",
 }
@@ -108,6 +111,17 @@ def test_samples_are_few_and_kept(server: Server) -> None:
     assert sampled <= 8
     assert runs(server.url) - before == sampled
     assert first == second
+
+
+@pytest.mark.parametrize("form", ["mvt", "png"])
+def test_bounds_reach_over_the_border_that_a_point_lies_on(server: Server, form: str) -> None:
+    """docs/http.md: it is of the tile behind the border, which clients ask for if the bounds meet it."""
+    west, south, east, north = described(server, "island", f"?format={form}")["bounds"]
+
+    assert (west, north) == (0, 0)
+    assert -2e-6 < south < 0 < east < 2e-6
+    for zoom in range(1, 15):
+        assert mercantile.tile(0, 0, zoom) in mercantile.tiles(west, south, east, north, zoom)
 
 
 def test_settings_count_as_far_as_they_can(server: Server) -> None:

@@ -22,7 +22,7 @@ from tileserver.services import Services
 from tileserver.signature import read
 from tileserver.styles import Style
 from tileserver.styles import legend as legends
-from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds, clipped, sample_tile
+from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds, clipped, reaching, sample_tile
 from tileserver.udf import UdfSettings
 
 _SAMPLES: Final = 8
@@ -100,6 +100,8 @@ async def _described(call: Call, services: Services) -> tuple[Layer, bool]:
 
 def _layer(call: Call, kind: str, box: Bounds, source: str, meta: Mapping[str, Any]) -> Layer:
     """A layer of a kind; of what a sample says, its fields, families of geometry and colours count."""
+    if meta.get("families"):
+        box = reaching(box)
     settings = call.udf.settings
     deepest = settings.maxzoom if settings.maxzoom is not None else max(_DEEPEST, settings.minzoom)
     return Layer(

@@ -81,6 +81,23 @@ def clipped(box: Bounds) -> Bounds | None:
     return inside if inside[0] <= inside[2] and inside[1] <= inside[3] else None
 
 
+def reaching(box: Bounds) -> Bounds:
+    """The bounds of features, 0.1 m beyond a border of tiles that they end at in the east or south: what lies
+    on it is of the tile behind it, and who asks for the tiles within the bounds asks for that one, too."""
+    west, south, east, north = box
+    if _is_border((east + 180) / 360):
+        east = min(east + 1e-6, WORLD[2])
+    if _is_border(mercantile.xy(0, south)[1] / mercantile.CE):
+        south = max(south - 1e-6, WORLD[1])
+    return (west, south, east, north)
+
+
+def _is_border(fraction: float) -> bool:
+    """Whether tiles of any zoom end there, on the way along a side of the world."""
+    steps = fraction * 2**MAX_ZOOM
+    return bool(abs(steps - round(steps)) < 1e-6)
+
+
 def sample_tile(box: Bounds | None, minzoom: int = 0) -> Tile:
     """The tile that shows most of a layer: where the bounds are known, the one that holds them, or their
     middle at the layer's first zoom; else the whole world."""

@@ -68,10 +68,9 @@ export function putLayer(tilejson, styled) {
   removeLayer();
   layer = tilejson;
   const vector = tilejson.format === "mvt";
-  const { minzoom, maxzoom, bounds: [west, south, east, north] } = tilejson;
+  const { minzoom, maxzoom, bounds } = tilejson;
   map.addSource("udf", {
-    // A little more, for points on the border of a tile: they are of the one below or to the right.
-    type: vector ? "vector" : "raster", bounds: [west, south - 1e-6, east + 1e-6, north], minzoom, maxzoom,
+    type: vector ? "vector" : "raster", bounds, minzoom, maxzoom,
     ...(vector ? {} : { tileSize: 256 }),
     tiles: [template(tilejson, !vector && window.devicePixelRatio > 1)],
     attribution: escaped(tilejson.attribution ?? ""),
