@@ -59,6 +59,7 @@ class Manners:
         return () if _is_platform(path) or path == "/metrics" else self.cors_of_shared(origin)
 
     def cors_of_shared(self, origin: str | None) -> Pairs:
+        """CORS fields of any shared route."""
         if self._for_all is not None:
             return self._for_all
         if origin is not None and origin in self._origins:
