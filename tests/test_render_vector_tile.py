@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mercantile import Tile
 from shapely.geometry.base import BaseGeometry
 
+from tileserver import tiles
 from tileserver.errors import UnsupportedOutput
 from tileserver.formats import FORMATS, Kind
 from tileserver.protocol import Job, Json, RenderOptions
@@ -312,6 +313,32 @@ def test_fields_say_the_type_of_each_column() -> None:
         "o": "Number",
         "d": "Number",
     }
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0, 0, 20037508.342789244, 20037508.342789244), (0, 0, 180, 85.0511287798066)),
+        ((-20037508.35, 0, 20037508.35, 0), (-180, 0, 180, 0)),
+        ((1.9e7, 0, 2.1e7, 0), (-180, 0, 180, 0)),
+        ((2.1e7, 0, 2.2e7, 0), (-171.35379033, 0, -162.37063750, 0)),
+        ((0, -1e10, 0, 1e10), (0, -90, 0, 90)),
+    ],
+)
+def test_bounds_from_mercator_are_on_one_globe(box: tiles.Bounds, expected: tiles.Bounds) -> None:
+    """What goes over the antimeridian is all around; what lies beyond it is where it would be before it."""
+    west, south, east, north = box
+    frame = frame_of(shapely.LineString([(west, south), (east, north)]), crs=3857)
+
+    assert encoded(frame)[1]["bounds"] == pytest.approx(list(expected), abs=1e-8)
+
+
+def test_the_name_of_a_geometry_column_is_not_written() -> None:
+    """So it may be anything that names a column."""
+    points = gpd.GeoSeries([shapely.Point(0, 0)], crs=4326)
+    frame = gpd.GeoDataFrame({1j: points, "name": ["a"]}, geometry=1j)
+
+    assert features_of(frame)[0]["properties"] == {"name": "a"}
 
 
 @pytest.mark.parametrize("bounds", ["[0.1, 0.1, 1, 1]", [0.1, 0.1, 1, 1]], ids=["text", "list"])

@@ -5,6 +5,7 @@ Longitude and latitude are EPSG:4326; a frame without a CRS is taken to be in it
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, Literal
 
 import geopandas as gpd
@@ -17,14 +18,14 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from tileserver.errors import UnsupportedOutput
-from tileserver.render.plain import distinct, names
+from tileserver.render.plain import distinct, name_of
 from tileserver.tiles import Bounds
 
 FieldType = Literal["Number", "String", "Boolean"]
 
 LONLAT: Final = CRS.from_epsg(4326)
 MERCATOR: Final = CRS.from_epsg(3857)
-_FAR: Final = 1e9  # metres from the equator, in web Mercator; with more the formula overflows
+_HALF_WORLD: Final = math.pi * 6378137.0  # metres in web Mercator; beyond it longitudes begin anew
 
 _INFERRED: dict[str, FieldType] = {
     **dict.fromkeys(("integer", "floating", "mixed-integer-float", "decimal"), "Number"),
@@ -65,7 +66,7 @@ def lonlat_bounds(boxes: NDArray[np.float64], crs: CRS | None) -> Bounds | None:
         return None
     west, south = (float(edges.min()) for edges in boxes[:, :2].T)
     east, north = (float(edges.max()) for edges in boxes[:, 2:].T)
-    if crs is not None and max(-south, north) < _FAR and crs == MERCATOR:
+    if crs is not None and max(-west, -south, east, north) <= _HALF_WORLD and crs == MERCATOR:
         (west, south), (east, north) = mercantile.lnglat(west, south), mercantile.lnglat(east, north)
     elif crs is not None and crs != LONLAT:
         try:
@@ -103,13 +104,9 @@ _FAMILIES = {"Point": {0, 4}, "LineString": {1, 2, 5}, "Polygon": {3, 6}}  # by 
 
 def attributes(frame: gpd.GeoDataFrame) -> dict[str, pd.Series[Any]]:
     """The columns that become properties: all without geometry, by distinct names."""
-    columns = [
-        (name, series)
-        for name, (_, series) in zip(names(frame), pd.DataFrame(frame).items(), strict=True)
-        if not is_geometry(series)
-    ]
-    labels = distinct(name for name, _ in columns)
-    return {label: series for label, (_, series) in zip(labels, columns, strict=True)}
+    columns = [(label, series) for label, series in pd.DataFrame(frame).items() if not is_geometry(series)]
+    names = distinct(name_of(label) for label, _ in columns)
+    return {name: series for name, (_, series) in zip(names, columns, strict=True)}
 
 
 def field_type(series: pd.Series[Any]) -> FieldType:

@@ -127,13 +127,15 @@ def key_text(key: object) -> str:
 
 
 def names(frame: pd.DataFrame) -> list[str]:
-    """Column names as text; the levels of a MultiIndex are joined by an underscore."""
-    return [
-        "_".join(key_text(level) for level in label if level != "")
-        if isinstance(label, tuple)
-        else key_text(label)
-        for label in frame.columns
-    ]
+    """Column names as text."""
+    return [name_of(label) for label in frame.columns]
+
+
+def name_of(label: object) -> str:
+    """A column's label as text; the levels of a MultiIndex are joined by an underscore."""
+    if isinstance(label, tuple):
+        return "_".join(key_text(level) for level in label if level != "")
+    return key_text(label)
 
 
 def distinct(wanted: Iterable[str]) -> list[str]:
