@@ -13,6 +13,7 @@ import shapely
 from mercantile import Tile
 
 from tileserver import styles, tiles
+from tileserver.errors import UnsupportedOutput
 from tileserver.protocol import Job, RenderOptions
 from tileserver.render.drawing import draw
 from tileserver.styles.evaluate import evaluate
@@ -318,3 +319,12 @@ def test_a_row_of_several_families_is_drawn_once_in_each() -> None:
     assert rgba[:, 300, 200] == pytest.approx(FILL, abs=0.02)
     assert rgba[:3, 256, 200] == pytest.approx(LINE[:3], abs=0.02)
     assert rgba[:3, int(256 - 512 * 0.1214), 256] == pytest.approx(POINT[:3], abs=0.05)
+
+
+def test_a_crs_that_no_map_knows_is_named() -> None:
+    """Like vector tiles, which say so."""
+    local = (
+        'ENGCRS["site",EDATUM["site"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
+    )
+    with pytest.raises(UnsupportedOutput, match="'site' has no transformation to EPSG:3857"):
+        draw(frame(shapely.Point(1, 2), crs=local), job(WORLD))

@@ -99,10 +99,17 @@ def _painted(near: Placed, painting: Sequence[Paint | Labels]) -> Pixels:
 
 
 def _projected(geometry: Geometries, crs: Any) -> Geometries:
-    """Geometry of any CRS in metres; what has no place on the map (a pole) is nowhere."""
-    from pyproj import Transformer
+    """Geometry of any CRS in metres; what has no place on the map (a pole) is nowhere.
 
-    to_metres = Transformer.from_crs(crs, warp.MERCATOR, always_xy=True)
+    :raises UnsupportedOutput: when the CRS has no way there.
+    """
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    try:
+        to_metres = Transformer.from_crs(crs, warp.MERCATOR, always_xy=True)
+    except ProjError as problem:
+        raise features.without_a_way(crs, warp.MERCATOR, problem) from None
 
     def project(coordinates: Coordinates) -> Coordinates:
         return np.column_stack(to_metres.transform(coordinates[:, 0], coordinates[:, 1]))

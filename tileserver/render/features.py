@@ -48,10 +48,13 @@ def lonlat(geometries: gpd.GeoSeries) -> gpd.GeoSeries:
     try:
         return geometries.to_crs(LONLAT)
     except ProjError as problem:
-        name = geometries.crs.name
-        raise UnsupportedOutput(
-            f"Result serialization failed: the CRS {name!r} has no transformation to EPSG:4326: {problem}"
-        ) from None
+        raise without_a_way(geometries.crs, "EPSG:4326", problem) from None
+
+
+def without_a_way(crs: CRS, other: str, problem: ProjError) -> UnsupportedOutput:
+    return UnsupportedOutput(
+        f"Result serialization failed: the CRS {crs.name!r} has no transformation to {other}: {problem}"
+    )
 
 
 def lonlat_bounds(boxes: NDArray[np.float64], crs: CRS | None) -> Bounds | None:
