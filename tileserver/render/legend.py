@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tileserver.render.lettering import writable
 from tileserver.styles import colours
 from tileserver.styles.colours import Colour
 from tileserver.styles.evaluate import text_of
@@ -51,7 +52,8 @@ class _Pen:
         return float(self.font(size).getlength(text)) / self.scale
 
     def fitted(self, text: str, size: float, room: float) -> str:
-        """A text, without its end where it is longer than the room."""
+        """A text as the font has it, without its end where it is longer than the room."""
+        text = writable(text)
         if self.length(text, size) <= room:
             return text
         kept = bisect.bisect_right(
