@@ -49,6 +49,13 @@ def udf(bounds: fused.types.Bounds = None):
     shapes = [Point(10, 20), box(-20, -10, 40, 50)]
     return gpd.GeoDataFrame({"name": names, "n": [1, 2]}, geometry=shapes, crs=4326)
 """
+DEEP = """
+import numpy as np
+
+@fused.udf
+def udf(bounds: fused.types.Bounds = None):
+    return np.arange(65536, dtype="uint16").reshape(256, 256)
+"""
 SINGLE = """
 @fused.udf
 def udf(area: fused.types.Bounds = None):
@@ -58,6 +65,7 @@ FILES = {
     "city/form.py": FORM,
     "city/half.py": HALF,
     "city/points.py": POINTS,
+    "city/deep.py": DEEP,
     "city/single.py": SINGLE,
     "city/canvas.toml": '[udf.single]\nmode = "single"\n[udf.points]\nbounds = [-20, -10, 40, 50]\n',
 }
@@ -228,6 +236,16 @@ def test_a_click_tells_the_attributes_of_all_features_there(browser: Browser, se
         assert not page.is_checked("#inspect")
         expect(page.locator(".attributes")).to_have_count(0)
         assert "Points" in page.inner_text("#legend") and "Areas" in page.inner_text("#legend")
+
+
+def test_a_legend_says_what_its_ends_are(browser: Browser, server: Server) -> None:
+    """Whole numbers are not rounded, and what the heading says is not said again."""
+    with opened(browser, server, "deep/map") as found:
+        marks = found.page.locator("#legend .marks span")
+        assert [marks.nth(at).inner_text() for at in (0, -1)] == ["0", "65535"]
+    with opened(browser, server, "points/map?style=choropleth") as found:
+        assert found.page.inner_text("#legend h2").lower() == "n"
+        assert found.page.locator("#legend .item p").count() == 0
 
 
 def test_a_click_tells_the_value_behind_a_pixel(browser: Browser, server: Server) -> None:

@@ -90,6 +90,29 @@ def test_every_crs_ends_in_the_same_place(crs: Any) -> None:
     assert features_of(frame, Tile(x=8, y=5, z=4)) == expected
 
 
+@pytest.mark.parametrize(
+    ("crs", "box", "west", "east"),
+    [
+        (4326, (170, 0, 180, 10), 170, 180),
+        (4326, (170, 0, 190, 10), -180, 180),
+        (4326, (190, 0, 350, 10), -170, -10),
+        (4326, (-200, 0, -190, 10), 160, 170),
+        (4326, (0, 0, 360, 10), -180, 180),
+        (3857, (19e6, 0, 21e6, 1e6), -180, 180),
+        (3857, (19e6, 0, 20037508.34278925, 1e6), 170.6799, 180),
+        (3857, (21e6, 0, 22e6, 1e6), -171.3538, -162.3706),
+    ],
+    ids=str,
+)
+def test_bounds_are_those_of_the_tiles_that_show_it(
+    crs: int, box: tuple[float, float, float, float], west: float, east: float
+) -> None:
+    """Longitudes beyond 180 degrees are on the other side; over the antimeridian it is all around."""
+    _, facts = encoded(frame_of(shapely.box(*box), crs=crs))
+
+    assert facts["bounds"][::2] == pytest.approx([west, east], abs=1e-3)
+
+
 def test_layer_has_the_extent_asked_for() -> None:
     """The extent option sets the units of the tile."""
     body, _ = encoded(frame_of(shapely.Point(0, 0)), options=RenderOptions(extent=512))

@@ -36,6 +36,29 @@ def test_parameters_keep_annotation_default_and_kind() -> None:
 
 
 @pytest.mark.parametrize(
+    ("parameter", "literal"),
+    [
+        ("p: datetime.date = datetime.date(2024, 5, 7)", "2024-05-07"),
+        ("p: date | None = date(2024, 5, 7)", "2024-05-07"),
+        ("p: datetime.datetime = datetime.datetime(2024, 5, 7, 10, 30)", "2024-05-07T10:30"),
+        ("p: datetime = datetime(2024, 5, 7, 10, 30, 15)", "2024-05-07T10:30:15"),
+        ("p: datetime.time = datetime.time(10)", "10:00"),
+        ("p: date = date.today()", None),
+        ("p: date = date(2024, 13, 7)", None),
+        ("p: date = date(year=2024, month=5, day=7)", None),
+        ("p: date = date('2024')", None),
+        ("p: str = date(2024, 5, 7)", None),
+    ],
+)
+def test_a_default_may_be_a_date(parameter: str, literal: str | None) -> None:
+    """Pages, OpenAPI and purges know a date or a time that stands in the signature."""
+    found = read(f"import fused\n@fused.udf\ndef udf({parameter}):\n    pass\n").parameters[0]
+
+    assert found.literal == literal
+    assert found.default is not None
+
+
+@pytest.mark.parametrize(
     ("source", "entry", "expected"),
     [
         ("@fused.udf\ndef one(): pass\n", None, "one"),

@@ -308,6 +308,14 @@ def test_classes_of_a_match() -> None:
     }
 
 
+def test_others_are_others_also_where_a_class_is_blank() -> None:
+    """A style that takes a missing value for a blank text has a colour of its own for anything else."""
+    colour = ["match", ["to-string", ["get", "a"]], "", "#f00", "road", "#00f", "#999"]
+    items = legend(parse(changed(*PAINT, "circle-color", to=colour), "x"), {"Point"})["items"]
+
+    assert [one["color"] for one in items] == ["#ff0000", "#0000ff", "#999999"]
+
+
 def test_a_legend_is_short_enough_to_read() -> None:
     """A hundred classes, and that there are others."""
     pairs = [one for at in range(5000) for one in (str(at), "red")]

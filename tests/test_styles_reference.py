@@ -244,6 +244,17 @@ def check(spec: StyleSpec, kind: str, expression: Any, features: list[dict[str, 
         assert alike(whole[number], theirs[number]), (expression, feature, whole[number], theirs[number])
 
 
+@pytest.mark.parametrize("curve", [["linear"], ["exponential", 2]], ids=str)
+@pytest.mark.parametrize("last", [1, 2**53, 1.7e18, 1e300])
+def test_a_curve_goes_on_as_it_ends(curve: list[Any], last: float) -> None:
+    """However large the number of its last stop is, such as a time in nanoseconds."""
+    node = read("number", ["interpolate", curve, ["get", "a"], -last, 3, last, 5])
+    assert not isinstance(node, StyleFault)
+    features = [{"properties": {"a": a}, "geometry": "Point"} for a in (-2 * last, -last, last, 2 * last)]
+
+    assert vectorised(node, features, 4, None) == [3, 3, 5, 5]
+
+
 EXAMPLES = settings(max_examples=300)
 
 

@@ -7,8 +7,9 @@ the worker, which has the real annotations.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time
 from functools import cached_property
 from typing import Any, Final
 
@@ -42,7 +43,8 @@ class BrokenSource(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """``default`` is text as written in the source; ``literal`` its value where it is a literal."""
+    """``default`` is text as written in the source; ``literal`` its value where it is a literal, or ISO 8601
+    where it is a date or a time of given numbers, as the annotation says."""
 
     name: str
     annotation: str
@@ -264,13 +266,34 @@ def _parameters(arguments: ast.arguments) -> Iterator[Parameter]:
 
 
 def _parameter(argument: ast.arg, default: ast.expr | None, *, keyword_only: bool) -> Parameter:
-    return Parameter(
+    found = Parameter(
         name=argument.arg,
         annotation="" if argument.annotation is None else ast.unparse(argument.annotation),
         default=None if default is None else ast.unparse(default),
         literal=_plain(_literal(default)),
         keyword_only=keyword_only,
     )
+    if isinstance(default, ast.Call) and found.type_name in _MOMENTS:
+        return replace(found, literal=_moment(default, found.type_name))
+    return found
+
+
+_MOMENTS: Final[dict[str, Callable[..., date | datetime | time]]] = {
+    "date": date,
+    "datetime": datetime,
+    "time": time,
+}
+
+
+def _moment(call: ast.Call, name: str) -> str | None:
+    """``datetime.date(2024, 5, 17)`` as people write the value; None for any other call."""
+    if call.keywords or ast.unparse(call.func).rpartition(".")[2] != name:
+        return None
+    numbers = [_literal(argument) for argument in call.args]
+    try:
+        return _MOMENTS[name](*numbers).isoformat().removesuffix(":00")  # as browsers write whole minutes
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _plain(value: Any) -> Json:

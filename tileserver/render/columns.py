@@ -206,9 +206,9 @@ def _curve(node: Node, table: Table) -> Values:
             return low.where(good)
         # Below the first stop and from the last one on, nothing is added.
         high = _taken(outputs, np.where(place < 0, 0, np.minimum(at + 1, last)))
-        ends = np.array([*labels, labels[-1] + 1.0])
-        inside = np.clip(asked.numbers, ends[at], ends[at + 1])
-        return _between(inside, base, (ends[at], ends[at + 1]), low, high).where(good)
+        ends, part = np.array(labels), np.minimum(at, last - 1)
+        inside = np.where((place < 0) | (place >= last), ends[part], asked.numbers)
+        return _between(inside, base, (ends[part], ends[part + 1]), low, high).where(good)
     choices = [(~good, Values.of(ERROR))]
     for at in np.unique(np.clip(place, 0, last)):
         inside = np.clip(place, 0, last) == at

@@ -26,6 +26,7 @@ FieldType = Literal["Number", "String", "Boolean"]
 LONLAT: Final = CRS.from_epsg(4326)
 MERCATOR: Final = CRS.from_epsg(3857)
 _HALF_WORLD: Final = math.pi * 6378137.0  # metres in web Mercator; beyond it longitudes begin anew
+_EDGE: Final = 180 + 1e-9  # degrees; metres and back cost the last digits
 
 _INFERRED: dict[str, FieldType] = {
     **dict.fromkeys(("integer", "floating", "mixed-integer-float", "decimal"), "Number"),
@@ -79,8 +80,13 @@ def lonlat_bounds(boxes: NDArray[np.float64], crs: CRS | None) -> Bounds | None:
             return None
         if west > east:  # over the antimeridian
             west, east = -180.0, 180.0
-    on_globe = max(-south, north) <= 90 and max(-west, east) <= 360
-    return (west, south, east, north) if on_globe else None
+    if max(-south, north) > 90 or max(-west, east) > 360:
+        return None
+    if max(-west, east) > _EDGE:  # what lies beyond is on the other side
+        turned = 360.0 * math.floor((west + 180) / 360)
+        west, east = west - turned, east - turned
+        west, east = (west, east) if east <= _EDGE else (-180.0, 180.0)
+    return (west, south, east, north)
 
 
 def facts(boxes: NDArray[np.float64], crs: CRS | None) -> dict[str, Any]:

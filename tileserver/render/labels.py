@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from tileserver.render.lettering import writable
 from tileserver.render.paint import Labels
 
 REACH: Final = 256  # pixels of the style around a picture whose labels are looked at
@@ -61,7 +62,7 @@ class _Placed:
     def of(cls, labels: Labels, at: int, place: Any, scale: float) -> _Placed:
         size = min(max(float(labels.size[at]) * scale, _SMALLEST), _LARGEST)
         font = _font(round(size * 4) / 4)
-        lines = _wrapped(labels.texts[at][:_LONGEST], font, labels.max_width * size)
+        lines = _wrapped(writable(labels.texts[at][:_LONGEST]), font, labels.max_width * size)
         width = max(font.getlength(line) for line in lines)
         height = len(lines) * size * _LINE_HEIGHT
         x, y = float(place[0]) + labels.offset[0] * size, float(place[1]) + labels.offset[1] * size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tileserver.render.lettering import writable
 from tileserver.styles import colours
 from tileserver.styles.colours import Colour
 from tileserver.styles.evaluate import text_of
@@ -49,6 +51,16 @@ class _Pen:
     def length(self, text: str, size: float) -> float:
         return float(self.font(size).getlength(text)) / self.scale
 
+    def fitted(self, text: str, size: float, room: float) -> str:
+        """A text as the font has it, without its end where it is longer than the room."""
+        text = writable(text)
+        if self.length(text, size) <= room:
+            return text
+        kept = bisect.bisect_right(
+            range(len(text)), room, key=lambda count: self.length(f"{text[:count]}\u2026", size)
+        )
+        return f"{text[: max(kept - 1, 0)].rstrip()}\u2026"
+
     def pixels(self, *lengths: float) -> tuple[int, ...]:
         return tuple(round(length * self.scale) for length in lengths)
 
@@ -83,8 +95,8 @@ class _Pen:
 
 class _Heading:
     def __init__(self, text: str, pen: _Pen) -> None:
-        self.text, self.pen = text, pen
-        self.width, self.height = pen.length(text, _HEADING), _HEADING + 4
+        self.text, self.pen = pen.fitted(text, _HEADING, _WIDEST), pen
+        self.width, self.height = pen.length(self.text, _HEADING), _HEADING + 4
 
     def draw(self, picture: Image.Image, top: float, width: float) -> None:
         self.pen.write(picture, _PADDING, top + self.height / 2, self.text, _HEADING, self.pen.ink)
@@ -95,7 +107,7 @@ class _Gradient:
         self.pen = pen
         self.stops = [(float(value), _colour(colour)) for value, colour in item["stops"]]
         named = " ".join(filter(None, (_cut(str(item.get("label", ""))), _in_brackets(item.get("unit")))))
-        self.label = "" if named == title else _cut(named)
+        self.label = "" if named == title else pen.fitted(named, _TEXT, _WIDEST)
         self.width = max(_NARROWEST, pen.length(self.label, _TEXT))
         self.height = (_TEXT + 6 if self.label else 0) + _BAR + 4 + _TEXT + 4
 
@@ -131,7 +143,7 @@ class _Gradient:
 class _Class:
     def __init__(self, item: Mapping[str, Any], pen: _Pen, swatch: float) -> None:
         self.item, self.pen, self.swatch = item, pen, swatch
-        self.label = _cut(str(item.get("label", "")))
+        self.label = pen.fitted(_cut(str(item.get("label", ""))), _TEXT, _WIDEST - swatch - 8)
         self.width = swatch + 8 + pen.length(self.label, _TEXT)
         tall = float(item.get("size", 0)) + 4 if item.get("symbol") == "circle" else 0
         self.height = min(max(_TEXT + 5, tall), 60)
@@ -187,10 +199,11 @@ def _cut(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    """At most four digits that say something, in groups of three."""
-    if abs(value) >= 1e4:
-        return f"{float(f'{value:.4g}'):,.0f}"
-    return text_of(float(f"{value:.4g}"))
+    """A whole number below a million as it is, of others four digits; in groups of three."""
+    said = value if value.is_integer() and abs(value) < 1e6 else float(f"{value:.4g}")
+    if abs(said) >= 1e15:
+        return f"{said:g}"
+    return f"{said:,.0f}" if abs(said) >= 1e4 else text_of(said)
 
 
 def _colour(css: str) -> Colour:

@@ -17,7 +17,8 @@ _MAX_ATTRIBUTES: Final = 100
 
 def summary(table: Mapping[str, pd.Series[Any]]) -> dict[str, dict[str, Any]]:
     """By attribute the ``range`` of its numbers, from the 2nd to the 98th percentile, or its distinct
-    ``values`` as text where there are few: the commonest first, of equally common ones by their text."""
+    ``values`` as text where there are few: the commonest first, of equally common ones by their text. A
+    blank text is no value: to styles, a missing one is the same."""
     found: dict[str, dict[str, Any]] = {}
     for name in list(table)[:_MAX_ATTRIBUTES]:
         values = columns.column(name, table[name])
@@ -25,7 +26,8 @@ def summary(table: Mapping[str, pd.Series[Any]]) -> dict[str, dict[str, Any]]:
         if len(numbers) and not (~values.has(NUMBER) & ~values.has(NULL)).any():
             found[str(name)] = {"range": np.percentile(numbers, [2, 98]).tolist()}
             continue
-        counted = pd.Series(columns.texts_of(values)[~values.has(NULL)]).value_counts()
+        texts = columns.texts_of(values)[~values.has(NULL)]
+        counted = pd.Series(texts[texts != ""]).value_counts()
         if 0 < len(counted) <= MAX_CLASSES:
             ordered = sorted(counted.items(), key=lambda pair: (-pair[1], str(pair[0])))
             found[str(name)] = {"values": [str(value) for value, _ in ordered]}

@@ -136,7 +136,12 @@ function row(lat) {
 
 async function resultPreview(card, base) {
   const response = await ask(base, { headers: { Accept: "*/*", Range: `bytes=0-${PREVIEW - 1}` } });
-  if (!response.ok && response.status !== 416) {
+  if (response.status === 416) { // no part of an empty body is there
+    kind(card, "value");
+    tell(card, "Nothing");
+    return;
+  }
+  if (!response.ok) {
     tell(card, String((await problemOf(response)).detail), "reason");
     return;
   }

@@ -23,6 +23,7 @@ _FAMILIES: Final = {"fill": {"Polygon"}, "line": {"LineString", "Polygon"}, "cir
 _NAMES: Final = {"fill": "Areas", "line": "Lines", "circle": "Points"}
 _ZOOM: Final = 6.0  # of the map, for what depends on it
 _SAMPLES: Final = 9  # colours of a gradient that is not straight
+_NO_LABEL: Final = "\0"  # of any match; a missing value is the text "" to some
 _MOST: Final = 100  # items, and colours of a gradient; nobody reads more
 
 Item = dict[str, Any]
@@ -171,7 +172,7 @@ def _matches(layer: Layer, found: _Branches, outline: str | None) -> Iterator[It
         text = ", ".join(_said(label) for label in labels)
         yield _class(layer, text, {found.attribute: labels[0]}, outline)
     if found.otherwise is None:
-        yield _class(layer, "Other", {}, outline)
+        yield _class(layer, "Other", {found.attribute: _NO_LABEL}, outline)
 
 
 def _class(layer: Layer, label: str, properties: Mapping[str, Any], outline: str | None = None) -> Item:
@@ -224,4 +225,4 @@ def _said(value: Any) -> str:
 
 
 def _plain(number: float) -> float | int:
-    return int(number) if float(number).is_integer() else number
+    return int(number) if float(number).is_integer() and abs(number) < 2**53 else number

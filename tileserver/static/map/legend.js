@@ -19,11 +19,12 @@ function gradient({ label, unit, stops }, legend) {
   const parts = stops.map(([value, colour]) => `${colour} ${high > low ? (100 * (value - low)) / (high - low) : 0}%`);
   bar.style.background = `linear-gradient(to right, ${parts.join(", ")})`;
   const units = unit ?? legend.unit ?? "";
+  const said = [label === legend.title ? "" : label, units && `(${units})`].filter(Boolean).join(" ");
   const marks = [low, (low + high) / 2, high].map((value) => el("span", {}, number(value)));
-  return el("div", { class: "item" }, label || units ? el("p", {}, [label, units && `(${units})`].filter(Boolean).join(" ")) : null, bar, el("div", { class: "marks" }, ...marks));
+  return el("div", { class: "item" }, said ? el("p", {}, said) : null, bar, el("div", { class: "marks" }, ...marks));
 }
 
-const number = (value) => String(Number(value.toPrecision(4)));
+const number = (value) => String(Number.isInteger(value) && Math.abs(value) < 1e6 ? value : Number(value.toPrecision(4)));
 
 function classed({ symbol, label, color, outline, size }) {
   const sign = el("span", { class: `sign ${symbol}`, "aria-hidden": "true" });
