@@ -28,6 +28,7 @@ WORKER_LIBRARIES = CORE_LIBRARIES | {
         "openpyxl",
         "pandas",
         "PIL",
+        "ttf_opensans",
     ),
     *("fsspec", "pyarrow", "pyproj", "rasterio", "rio_tiler", "rioxarray", "shapely", "xarray", "zstandard"),
 }

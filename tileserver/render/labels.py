@@ -1,4 +1,4 @@
-"""Texts on a picture, by Pillow's own scalable font.
+"""Texts on a picture.
 
 Neighbouring tiles must agree on every label that both show. Which of them are shown therefore depends on
 nothing but their near surroundings: in two rounds, a label is shown if of those that it collides with none
@@ -8,15 +8,14 @@ order of rows.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from tileserver.render.lettering import writable
+from tileserver.render import lettering
 from tileserver.render.paint import Labels
 
 REACH: Final = 256  # pixels of the style around a picture whose labels are looked at
@@ -61,8 +60,8 @@ class _Placed:
     @classmethod
     def of(cls, labels: Labels, at: int, place: Any, scale: float) -> _Placed:
         size = min(max(float(labels.size[at]) * scale, _SMALLEST), _LARGEST)
-        font = _font(round(size * 4) / 4)
-        lines = _wrapped(writable(labels.texts[at][:_LONGEST]), font, labels.max_width * size)
+        font = lettering.font(round(size * 4) / 4)
+        lines = _wrapped(labels.texts[at][:_LONGEST], font, labels.max_width * size)
         width = max(font.getlength(line) for line in lines)
         height = len(lines) * size * _LINE_HEIGHT
         x, y = float(place[0]) + labels.offset[0] * size, float(place[1]) + labels.offset[1] * size
@@ -76,11 +75,6 @@ def _snapped(place: Any) -> Any:
     """An eighth of a pixel: places of the same label in two tiles differ by a rounding, and hardly any lies
     where eighths are split."""
     return np.round(place * 8 + 0.0137) / 8
-
-
-@functools.lru_cache(maxsize=64)
-def _font(size: float) -> Any:
-    return ImageFont.load_default(size)
 
 
 def _wrapped(text: str, font: Any, width: float) -> list[str]:

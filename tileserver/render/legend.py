@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from tileserver.render.lettering import writable
+from tileserver.render import lettering
 from tileserver.styles import colours
 from tileserver.styles.colours import Colour
 from tileserver.styles.evaluate import text_of
@@ -46,14 +46,13 @@ class _Pen:
         self.scale, self.ground, self.ink, self.faint = scale, ground, ink, faint
 
     def font(self, size: float) -> Any:
-        return ImageFont.load_default(size * self.scale)
+        return lettering.font(size * self.scale)
 
     def length(self, text: str, size: float) -> float:
         return float(self.font(size).getlength(text)) / self.scale
 
     def fitted(self, text: str, size: float, room: float) -> str:
-        """A text as the font has it, without its end where it is longer than the room."""
-        text = writable(text)
+        """A text, without its end where it is longer than the room."""
         if self.length(text, size) <= room:
             return text
         kept = bisect.bisect_right(
