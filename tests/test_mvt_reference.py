@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from hypothesis import given
+import shapely.affinity
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from mercantile import Tile
 from shapely.geometry.base import BaseGeometry
@@ -115,6 +116,21 @@ def pieces(geometry: BaseGeometry, grid: Grid) -> list[BaseGeometry]:
     return found
 
 
+def turned(geometry: BaseGeometry, grid: Grid) -> BaseGeometry:
+    """A geometry in units of a tile, with copies a world further of those parts that reach over the edges
+    of the world or lie on them."""
+    world = grid.extent * 2.0**grid.tile.z
+    west = -grid.tile.x * float(grid.extent)
+    parts = simple(geometry)
+    for part in simple(geometry):
+        left, _, right, _ = part.bounds
+        if right > west + world + 0.5 or left >= west + world - 0.5:
+            parts.append(shapely.affinity.translate(part, -world))
+        if left < west - 0.5 or right <= west + 0.5:
+            parts.append(shapely.affinity.translate(part, world))
+    return shapely.GeometryCollection(parts)
+
+
 def reference(frame: gpd.GeoDataFrame, grid: Grid = GRID) -> Found:
     """What mapbox-vector-tile makes of the same features; unrounded where its rounding makes polygons
     invalid, for those have no certain outline."""
@@ -124,7 +140,7 @@ def reference(frame: gpd.GeoDataFrame, grid: Grid = GRID) -> Found:
     listed = []
     exact = {}
     for index, geometry in enumerate(placed.geometry):
-        units = shapely.transform(geometry, grid.from_metres)
+        units = turned(shapely.transform(geometry, grid.from_metres), grid)
         values = {name: column[index] for name, column in columns.items() if column[index] is not None}
         for piece in pieces(units, grid):
             listed.append({"geometry": piece, "properties": values})
@@ -312,20 +328,54 @@ def test_features_without_attributes_are_features() -> None:
     assert (found["properties"], found["geometry"]["coordinates"]) == ({}, [5, 6])
 
 
-@pytest.mark.parametrize("place", [(0, 0), (1, 1), (2, 0)], ids=lambda place: "/".join(map(str, place)))
-def test_the_antimeridian_is_an_edge_like_any_other(place: tuple[int, int]) -> None:
-    """Features that end at 180 degrees, or run over it, are cut at the buffer of the tiles beside it."""
-    west, east = shapely.box(-190, -10, -170, 20), shapely.box(170, -10, 180, 20)
-    line = shapely.LineString([(150, -40), (190, 40)])
-    frame = gpd.GeoDataFrame({"row": [0, 1, 2]}, geometry=[west, east, line], crs=4326)
-    tile = Tile(x=[0, 3, 1][place[0]], y=place[1], z=2)
-    grid = Grid(tile, 4096, 64)
-    units = frame.set_geometry(gpd.GeoSeries(shapely.transform(frame.geometry.to_numpy(), grid.from_degrees)))
+EDGES = [(0, 0, 0), (1, 0, 0), (1, 1, 1), (2, 0, 0), (2, 0, 1), (2, 1, 0), (2, 3, 1), (2, 3, 0)]
 
-    placed = [metres(one, tile) for one in units.geometry]
-    assert_same(
-        ours(frame, tile), reference(gpd.GeoDataFrame({"row": [0, 1, 2]}, geometry=placed, crs=3857), grid)
+
+@pytest.mark.parametrize("address", EDGES, ids=lambda one: "/".join(map(str, one)))
+def test_what_reaches_over_the_antimeridian_goes_on_at_the_other_side(address: tuple[int, int, int]) -> None:
+    """Features that run over 180 degrees are in the tiles beside it; those that end there are no further."""
+    shapes = [
+        shapely.box(-190, -10, -170, 20),
+        shapely.box(170, -10, 180, 20),
+        shapely.LineString([(150, -40), (190, 40)]),
+        shapely.box(-10, -10, 350, 20),
+        shapely.box(0, 30, 360, 40),
+        shapely.MultiPoint([(180, 5), (181, 6), (-179, 7), (-182, 8), (350, 9)]),
+        shapely.MultiPolygon([shapely.box(160, 0, 180, 5), shapely.box(180, 0, 200, 5)]),
+        shapely.GeometryCollection([shapely.Point(355, 5), shapely.Polygon([(170, 0), (540, 40), (200, 0)])]),
+        shapely.Polygon([(150, -40), (210, 40), (210, -40), (150, 40)]),
+    ]
+    rows = {"row": range(len(shapes))}
+    frame = gpd.GeoDataFrame(rows, geometry=shapes, crs=4326)
+    z, x, y = address
+    tile = Tile(x=x, y=y, z=z)
+    grid = Grid(tile, 4096, 64)
+    units = shapely.transform(np.array(shapes), grid.from_degrees)
+    placed = gpd.GeoDataFrame(rows, geometry=[metres(one, tile) for one in units], crs=3857)
+
+    expected = reference(placed, grid)
+
+    assert_same(ours(frame, tile), expected)
+    assert_same(ours(placed, tile), expected)
+
+
+@given(st.lists(MIXED, min_size=1, max_size=6), st.sampled_from([(0, 0), (0, 1), (1, 1), (31, 0), (0, 31)]))
+def test_generated_features_go_on_at_the_other_side(
+    geometries: list[BaseGeometry], columns: tuple[int, int]
+) -> None:
+    """Whatever lies around the tile at one edge of the world is in that at the other as in the reference."""
+    x, other = columns
+    zoom = max(columns).bit_length()
+    drawn, shown = Tile(x=x, y=0, z=zoom), Tile(x=other, y=0, z=zoom)
+    edges = (-x * 4096, (2**zoom - x) * 4096)
+    ends = shapely.bounds(np.array([part for one in geometries for part in simple(one)]))[:, ::2]
+    # Where half a unit decides, rounding does.
+    assume(all(abs(abs(end - edge) - 0.5) > 1e-3 for end in ends.ravel() for edge in edges))
+    frame = gpd.GeoDataFrame(
+        {"row": range(len(geometries))}, geometry=[metres(one, drawn) for one in geometries], crs=3857
     )
+
+    assert_same(ours(frame, shown), reference(frame, Grid(shown, 4096, 64)))
 
 
 def test_poles_have_no_place_but_what_leads_there_has() -> None:

@@ -21,6 +21,7 @@ from tileserver.errors import UnsupportedOutput
 from tileserver.formats import FORMATS, Kind
 from tileserver.protocol import Job, Json, RenderOptions
 from tileserver.render.classify import Classified
+from tileserver.render.drawing import draw
 from tileserver.render.mvt.grid import Grid
 from tileserver.render.mvt.parts import Parts
 from tileserver.render.vector_tile import encode_layer, mvt, tile_features
@@ -149,6 +150,96 @@ def test_multipoint_keeps_the_points_in_the_tile() -> None:
     (found,) = features_of(frame_of(points), Tile(x=8, y=7, z=4))
 
     assert len(found["geometry"]["coordinates"]) == 2
+
+
+DEGREE = 20037508.342789244 / 180  # metres at the equator
+ROUND = [160.0, 179.5, 180.0, 181.0, 190.0, 275.0, 355.0, 360.0]
+
+
+@pytest.mark.parametrize("crs", [4326, 3857, None, "OGC:CRS84", 4269])
+@pytest.mark.parametrize("moved", [0.0, -360.0])
+def test_longitudes_around_the_earth_are_in_its_tiles(crs: Any, moved: float) -> None:
+    """Points from 0 to 360 degrees, or from -360 to 0, lie where those within 180 degrees do."""
+    x = (np.array(ROUND) + moved) * (DEGREE if crs == 3857 else 1)
+    frame = frame_of(*(shapely.Point(one, 0) for one in x), crs=crs, n=range(len(ROUND)))
+    within = (np.array(ROUND) + 180) % 360 - 180
+
+    for column in range(4):
+        found = features_of(frame, Tile(x=column, y=1, z=2), options=RenderOptions(buffer=0))
+        west, east = column * 90 - 180, column * 90 - 90
+        expected = [row for row, place in enumerate(within) if west <= place <= east or place + 360 == east]
+
+        assert [one["properties"]["n"] for one in found] == expected
+        for one, row in zip(found, expected, strict=True):
+            place = 180 if within[row] == -180 and east == 180 else within[row]
+            assert one["geometry"]["coordinates"] == [round((place - west) / 90 * 4096), 4096]
+
+
+def test_a_row_at_both_sides_of_the_world_is_one_feature() -> None:
+    """A box over the antimeridian has two parts in the one tile of zoom 0, each up to the buffer; a point on
+    it is at both edges, and one beyond it only in one place."""
+    box, point = features_of(frame_of(shapely.box(170, 0, 190, 10), shapely.Point(180, 0)))
+    (far,) = features_of(frame_of(shapely.Point(200, 0)))
+
+    parts = [part.bounds for part in shapely.get_parts(shapely.geometry.shape(box["geometry"]))]
+    assert sorted(parts) == [(-64, 1934, 114, 2048), (3982, 1934, 4160, 2048)]
+    assert sorted(point["geometry"]["coordinates"]) == [[0, 2048], [4096, 2048]]
+    assert far["geometry"]["coordinates"] == [228, 2048]
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        shapely.Point(1e6, 0),
+        shapely.Point(-600, 0),
+        shapely.box(545, 0, 560, 10),
+        shapely.Point(float("inf"), 0),
+        shapely.MultiPoint([(float("inf"), 0), (1e6, 1)]),
+    ],
+    ids=str,
+)
+def test_what_is_more_than_a_world_away_is_left_out(geometry: shapely.Geometry) -> None:
+    """Only one world to the west and one to the east are looked at."""
+    frame = frame_of(geometry)
+
+    assert [encoded(frame, Tile(x=x, y=y, z=1))[0] for x in (0, 1) for y in (0, 1)] == [b""] * 4
+
+
+def test_what_ends_at_the_antimeridian_is_no_further() -> None:
+    """Where nothing reaches beyond, there is nothing in the buffer at the other side."""
+    frame = frame_of(shapely.box(170, 0, 180, 10), shapely.LineString([(170, 5), (180, 5)]))
+    edge = frame_of(shapely.LineString([(180, 0), (180, 10)]))
+
+    assert encoded(frame, Tile(x=0, y=1, z=2))[0] == b""
+    assert features_of(edge, Tile(x=0, y=1, z=2))[0]["geometry"]["coordinates"] == [[0, 4096], [0, 3639]]
+
+
+@pytest.mark.parametrize("crs", [4326, 3857])
+@pytest.mark.parametrize("address", [(0, 0, 0), (2, 0, 1), (2, 3, 1), (5, 0, 15), (5, 31, 15)], ids=str)
+def test_pictures_show_the_same_beyond_the_antimeridian(crs: int, address: tuple[int, int, int]) -> None:
+    """What a tile is filled with is filled in the drawn one, in every column of pixels."""
+    z, x, y = address
+    tile = Tile(x=x, y=y, z=z)
+    shapes = np.array(
+        [shapely.box(170, 0, 190, 40), shapely.box(-183, 1, -178, 10), shapely.box(200, 0, 390, 20)]
+    )
+    if crs == 3857:
+        shapes = shapely.transform(shapes, lambda xy: xy * DEGREE)
+    frame = gpd.GeoDataFrame(geometry=shapes, crs=crs)
+    job = Job("c", "b", "u", {}, ("png",), "tile", RenderOptions(), tile)
+
+    picture = draw(frame, job)[0][3] > 0
+
+    union = shapely.union_all([shapely.geometry.shape(one["geometry"]) for one in features_of(frame, tile)])
+    places = (np.arange(256) + 0.5) * 16
+    for row in (100, 120, 125, 200):
+        filled = shapely.contains_xy(union, places, np.full(256, places[row]))
+        # A pixel at an edge is drawn in part.
+        steps = np.flatnonzero(np.diff(filled))
+        sure = np.ones(256, np.bool_)
+        for step in (-2, -1, 0, 1, 2, 3):
+            sure[np.clip(steps + step, 0, 255)] = False
+        assert (picture[row] == filled)[sure].all()
 
 
 def test_polygon_is_cut_at_the_buffer() -> None:

@@ -68,6 +68,11 @@ class Grid(NamedTuple):
             return (west * _WORLD, -south * _WORLD, east * _WORLD, -north * _WORLD)
         return (west * 360, _latitude(south), east * 360, _latitude(north))
 
+    def world(self, *, metres: bool) -> tuple[float, float]:
+        """Once around the earth and a unit of the tile, in EPSG:3857 or 4326."""
+        around = _WORLD if metres else 360.0
+        return around, around / 2.0**self.tile.z / self.extent
+
     @property
     def _wide(self) -> Box:
         west, north, east, south = self.box

@@ -2,6 +2,9 @@
 
 Most of a frame may lie elsewhere, so boxes are compared before anything is projected, in the frame's own
 coordinates; only what crosses the edge is built as a geometry in tile units, as only that must be cut.
+
+What reaches beyond the antimeridian goes on at the other side, as it does in pictures: there is a copy of it
+one world to the west or east. What lies on it is on both sides.
 """
 
 from __future__ import annotations
@@ -68,9 +71,15 @@ def found(parts: Parts, crs: CRS | None, grid: Grid) -> Found:
     if not metres and crs is not None and crs != features.LONLAT:
         parts = _in_degrees(parts, crs, grid)
     window = grid.window(metres=metres)
+    world, unit = grid.world(metres=metres)
+    turns = [turn for turn in (-world, world) if _any_beyond(parts.boxes, turn, unit)]
     if not _are_simple(parts):
-        parts = _exploded(parts.where(~_far(parts.boxes, window)))
-    parts = parts.where(meets(parts.boxes, window) & _finite(parts.boxes))
+        far = _far(parts.boxes, window)
+        for turn in turns:
+            far &= _far(parts.boxes, _moved(window, -turn))
+        parts = _exploded(parts.where(~far))
+    copies = [_copied(parts, turn, unit, window) for turn in turns]
+    parts = joined((parts.where(meets(parts.boxes, window) & _finite(parts.boxes)), *copies))
     convert = grid.from_metres if metres else grid.from_degrees
     if not metres:
         parts = _clipped(parts, _LATITUDES)
@@ -81,6 +90,37 @@ def found(parts: Parts, crs: CRS | None, grid: Grid) -> Found:
         placed = shapely.transform(shapely.force_2d(crossing.geometries), convert)
         crossing = _cut(placed, crossing.rows, grid.box)
     return Found(parts._replace(boxes=inside).where(whole), crossing, convert)
+
+
+def _any_beyond(boxes: Coordinates, turn: float, unit: float) -> bool:
+    """Whether there may be something to move by that much: mostly not, which is seen at a glance."""
+    edge = abs(turn) / 2 - unit / 2
+    if turn < 0:
+        return bool(np.fmax.reduce(boxes[:, 2], initial=0.0) >= edge)
+    return bool(np.fmin.reduce(boxes[:, 0], initial=0.0) <= -edge)
+
+
+def _copied(parts: Parts, turn: float, unit: float, window: Box) -> Parts:
+    """What reaches over the edge of the world, or lies on it, where it meets the window when it is moved.
+
+    Half a unit is too little to be seen. A point so near before the edge is rounded on to it, and MapLibre
+    draws none that lies on the eastern edge of its tile.
+    """
+    boxes = parts.boxes
+    near, far = (boxes[:, 0], boxes[:, 2]) if turn < 0 else (-boxes[:, 2], -boxes[:, 0])
+    edge = abs(turn) / 2
+    beyond = (far > edge + unit / 2) | (near >= edge - unit / 2)
+    found = parts.where(beyond & meets(boxes, _moved(window, -turn)) & _finite(boxes))
+    if not len(found.rows):
+        return found
+    move = np.array([turn, 0.0])
+    geometries = shapely.transform(shapely.force_2d(found.geometries), lambda xy: xy + move)
+    return found._replace(geometries=geometries, boxes=found.boxes + np.tile(move, 2))
+
+
+def _moved(box: Box, turn: float) -> Box:
+    west, south, east, north = box
+    return (west + turn, south, east + turn, north)
 
 
 def meets(boxes: Coordinates, box: Box) -> NDArray[np.bool_]:
@@ -107,6 +147,7 @@ def polygons_in(geometries: Geometries) -> tuple[Geometries, Rows]:
 
 
 def joined(several: Sequence[Parts]) -> Parts:
+    several = [parts for parts in several if len(parts.rows)] or several[:1]
     if len(several) == 1:
         return several[0]
     return Parts(*(np.concatenate(column) for column in zip(*several, strict=True)))
@@ -114,12 +155,14 @@ def joined(several: Sequence[Parts]) -> Parts:
 
 def _in_degrees(parts: Parts, crs: CRS, grid: Grid) -> Parts:
     """In EPSG:4326, of another CRS: only what is not plainly elsewhere."""
-    window = grid.window_in(crs, features.LONLAT)
+    boxes = parts.boxes
+    # Between two CRSs in degrees longitudes stay what they are, beyond 180, too: there is no one window.
+    endless = any(_any_beyond(boxes, turn, 0.0) for turn in (-360.0, 360.0)) and crs.is_geographic
+    window = None if endless else grid.window_in(crs, features.LONLAT)
     rows = np.arange(len(parts.rows))
     if window is not None:
         # A straight edge becomes another straight edge, not the curve it would be: over a long one the two
         # stray from each other, by less than its length.
-        boxes = parts.boxes
         reach = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])[:, None]
         reached = np.hstack([boxes[:, :2] - reach, boxes[:, 2:] + reach])
         rows = np.flatnonzero(~_far(reached, window))
