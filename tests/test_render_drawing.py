@@ -328,3 +328,13 @@ def test_a_crs_that_no_map_knows_is_named() -> None:
     )
     with pytest.raises(UnsupportedOutput, match="'site' has no transformation to EPSG:3857"):
         draw(frame(shapely.Point(1, 2), crs=local), job(WORLD))
+
+
+@pytest.mark.parametrize("box", [(170, -20, 190, 20), (-30, 10, 40, 60)], ids=str)
+def test_the_crs_of_geoparquet_is_degrees(box: tuple[float, float, float, float]) -> None:
+    """OGC:CRS84 differs from EPSG:4326 by the order of its axes alone; nothing is projected on the way."""
+    expected, facts = draw(frame(shapely.box(*box)), job(WORLD))
+    found, others = draw(frame(shapely.box(*box), crs="OGC:CRS84"), job(WORLD))
+
+    assert np.array_equal(found, expected)
+    assert others == facts

@@ -43,7 +43,7 @@ def draw(frame: Any, job: Job) -> tuple[Pixels, dict[str, Any]]:
     """
     style = styles.default() if job.style is None else _read(job.style)
     geometry = np.asarray(frame.geometry.array, dtype=object)
-    lonlat = frame.crs is None or frame.crs == warp.LONLAT
+    lonlat = features.is_lonlat(frame.crs)
     projected = not lonlat and frame.crs != warp.MERCATOR
     if projected:
         geometry = _projected(geometry, frame.crs)

@@ -39,12 +39,18 @@ def is_geometry(series: pd.Series[Any]) -> bool:
     return bool(series.dtype.name == "geometry")
 
 
+def is_lonlat(crs: CRS | None) -> bool:
+    """Whether coordinates are longitudes and latitudes already: EPSG:4326 and what differs from it by the
+    order of its axes, as OGC:CRS84 does, which GeoParquet files have."""
+    return crs is None or crs == LONLAT or bool(crs.equals(LONLAT, ignore_axis_order=True))
+
+
 def lonlat(geometries: gpd.GeoSeries) -> gpd.GeoSeries:
     """The geometries in EPSG:4326; those that have no place there get infinite coordinates.
 
     :raises UnsupportedOutput: when their CRS has no way to it.
     """
-    if geometries.crs is None or geometries.crs == LONLAT:
+    if is_lonlat(geometries.crs):
         return geometries
     try:
         return geometries.to_crs(LONLAT)
@@ -72,7 +78,7 @@ def lonlat_bounds(boxes: NDArray[np.float64], crs: CRS | None) -> Bounds | None:
     east, north = (float(edges.max()) for edges in boxes[:, 2:].T)
     if crs is not None and max(-west, -south, east, north) <= _HALF_WORLD and crs == MERCATOR:
         (west, south), (east, north) = mercantile.lnglat(west, south), mercantile.lnglat(east, north)
-    elif crs is not None and crs != LONLAT:
+    elif crs is not None and not is_lonlat(crs):
         try:
             change = Transformer.from_crs(crs, LONLAT, always_xy=True)
             west, south, east, north = change.transform_bounds(west, south, east, north)

@@ -68,7 +68,7 @@ def found(parts: Parts, crs: CRS | None, grid: Grid) -> Found:
     :raises UnsupportedOutput: when their CRS has no way to degrees.
     """
     metres = crs is not None and crs == features.MERCATOR
-    if not metres and crs is not None and crs != features.LONLAT:
+    if not metres and crs is not None and not features.is_lonlat(crs):
         parts = _in_degrees(parts, crs, grid)
     window = grid.window(metres=metres)
     world, unit = grid.world(metres=metres)
