@@ -67,7 +67,7 @@ def test_facts_of_a_worker_are_not_believed() -> None:
         "run_ms": 1.5,
         "bounds": [1, 2, 3, 4.5],
     }
-    assert replies.checked({"ramp": [[0, 1]], "families": "Point"}) == {}
+    assert replies.checked({"ramp": [[0, 1]], "families": "Point", "placed": "no"}) == {}
     assert replies.checked({"ramp": [["0", "#fff"]], "families": [1]}) == {}
     legend = {"ramp": [[0, "#000000"], [2.5, "#ffffff"]], "families": ["Point"]}
     assert replies.checked(legend) == legend

@@ -53,6 +53,10 @@ def _is_box(value: object) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -80,6 +84,7 @@ _FACTS: Final[Mapping[str, Callable[[object], bool]]] = {
     "run_ms": _is_number,
     "encode_ms": _is_number,
     "bounds": _is_box,
+    "placed": _is_flag,
     "fields": _is_table,
     "families": _are_texts,
     "ramp": _is_ramp,
