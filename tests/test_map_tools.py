@@ -252,8 +252,8 @@ def test_a_popup_beside_the_panel_can_be_read(browser: Browser, server: Server) 
                 const popup = document.querySelector(".maplibregl-popup-content");
                 const { left, top, height } = popup.getBoundingClientRect();
                 const [seen, y] = [[], top + height / 2];
-                for (let x = left + 9; x < edge; x += 9) seen.push(popup.contains(document.elementFromPoint(x, y)));
-                return seen;
+                for (let x = left + 9; x < edge; x += 9) seen.push(document.elementFromPoint(x, y));
+                return seen.map((one) => popup.contains(one));
             }"""
         )
 

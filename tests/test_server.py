@@ -6,7 +6,9 @@ import asyncio
 import io
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -269,6 +271,29 @@ def test_stages_of_a_run_are_timed(server: Server) -> None:
         "encode",
         "total",
     ]
+
+
+def test_stages_add_up(server: Server) -> None:
+    """docs/http.md: the time of a run is not the cache's, too, nor that of whoever joins it late."""
+
+    def ask() -> tuple[str, dict[str, float]]:
+        answer = server.get("/{city}/count?s=0.8")
+        parts = answer.headers["server-timing"].split(", ")
+        return answer.headers["x-cache"], {
+            name: float(took) for name, _, took in (p.partition(";dur=") for p in parts)
+        }
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask)
+        time.sleep(0.3)
+        second = pool.submit(ask)
+        answers = dict(one.result() for one in (first, second))
+
+    assert set(answers) == {"miss", "shared"}
+    for stages in answers.values():
+        total = stages.pop("total")
+        assert sum(stages.values()) <= total + 0.1
+        assert stages["cache"] < stages["run"]
 
 
 def test_udf_output_can_not_script_our_pages(server: Server) -> None:
