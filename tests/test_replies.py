@@ -69,6 +69,8 @@ def test_facts_of_a_worker_are_not_believed() -> None:
     }
     assert replies.checked({"ramp": [[0, 1]], "families": "Point", "placed": "no"}) == {}
     assert replies.checked({"ramp": [["0", "#fff"]], "families": [1]}) == {}
+    for value in (float("nan"), float("inf"), 1.7e308, 10**400, True):
+        assert replies.checked({"ramp": [[value, "#fff"]]}) == {}
     legend = {"ramp": [[0, "#000000"], [2.5, "#ffffff"]], "families": ["Point"]}
     assert replies.checked(legend) == legend
     assert len(replies.checked({"headers": {f"x-{n}": "" for n in range(99)}})["headers"]) == 50

@@ -175,6 +175,20 @@ def test_legends_of_pictures_follow_the_query(serve: Callable[..., Server]) -> N
     ]
 
 
+def test_a_legend_has_numbers_of_any_size(serve: Callable[..., Server]) -> None:
+    """The whole range of 64 bits, and what only floats reach."""
+    whole = RAMP.replace("float32", "uint64").replace("-100, 1100", "0, 9")
+    server = serve({**FILES, "city/whole.py": whole})
+
+    def ends(address: str) -> Any:
+        [item] = server.get(f"/{{city}}/{address}").json()["items"]
+        return item["stops"][0][0], item["stops"][-1][0]
+
+    assert ends("whole/run/legend.json") == (0, 2.0**64 - 1)
+    assert ends("ramp/run/legend.json?rescale=-1e300,1e300") == (-1e300, 1e300)
+    assert shown(server.get("/{city}/ramp/run/legend.png?rescale=-1e300,1e300")).shape[0] > 40
+
+
 def test_a_legend_is_drawn_at_any_scale_and_theme(serve: Callable[..., Server]) -> None:
     """Twice the pixels at scale 2, light ink on a dark ground; other scales and themes are refused."""
     server = serve(FILES)
