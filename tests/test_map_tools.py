@@ -238,6 +238,28 @@ def test_a_click_tells_the_attributes_of_all_features_there(browser: Browser, se
         assert "Points" in page.inner_text("#legend") and "Areas" in page.inner_text("#legend")
 
 
+def test_a_popup_beside_the_panel_can_be_read(browser: Browser, server: Server) -> None:
+    """Where there is too little room between the place and the panel, the popup lies over that."""
+    with opened(browser, server, "form/map?ratio=1.0#2/0/0") as found:
+        page = found.page
+        panel = page.locator("#panel").bounding_box()
+        assert panel is not None
+        page.mouse.click(panel["x"] + panel["width"] + 30, panel["y"] + panel["height"] / 2)
+        expect(page.locator(".attributes tr", has_text="value")).to_be_visible()
+        seen = page.evaluate(
+            """() => {
+                const edge = document.getElementById("panel").getBoundingClientRect().right;
+                const popup = document.querySelector(".maplibregl-popup-content");
+                const { left, top, height } = popup.getBoundingClientRect();
+                const [seen, y] = [[], top + height / 2];
+                for (let x = left + 9; x < edge; x += 9) seen.push(document.elementFromPoint(x, y));
+                return seen.map((one) => popup.contains(one));
+            }"""
+        )
+
+    assert seen and all(seen)
+
+
 def test_a_legend_says_what_its_ends_are(browser: Browser, server: Server) -> None:
     """Whole numbers are not rounded, and what the heading says is not said again."""
     with opened(browser, server, "deep/map") as found:

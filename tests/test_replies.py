@@ -67,8 +67,10 @@ def test_facts_of_a_worker_are_not_believed() -> None:
         "run_ms": 1.5,
         "bounds": [1, 2, 3, 4.5],
     }
-    assert replies.checked({"ramp": [[0, 1]], "families": "Point"}) == {}
+    assert replies.checked({"ramp": [[0, 1]], "families": "Point", "placed": "no"}) == {}
     assert replies.checked({"ramp": [["0", "#fff"]], "families": [1]}) == {}
+    for value in (float("nan"), float("inf"), 1.7e308, 10**400, True):
+        assert replies.checked({"ramp": [[value, "#fff"]]}) == {}
     legend = {"ramp": [[0, "#000000"], [2.5, "#ffffff"]], "families": ["Point"]}
     assert replies.checked(legend) == legend
     assert len(replies.checked({"headers": {f"x-{n}": "" for n in range(99)}})["headers"]) == 50

@@ -42,6 +42,12 @@ def udf(bounds: fused.types.Bounds = None):
     picture[0] = 200
     return picture
 """,
+    "city/array.py": """
+import numpy as np
+@fused.udf
+def udf(n: int = 20):
+    return np.full((3, n, n), 90, "uint8")
+""",
     "city/empty.py": "@fused.udf\ndef udf():\n    return None\n",
     "city/needy.py": "@fused.udf\ndef udf(name: str):\n    return name\n",
     "city/failing.py": "@fused.udf\ndef udf():\n    raise ValueError('no well')\n",
@@ -110,6 +116,16 @@ def test_a_page_that_turns_out_to_be_a_table(browser: Browser, server: Server) -
         expect(found.page.locator("#display")).to_be_hidden()
 
 
+@pytest.mark.parametrize("name", ["array", "picture"])
+def test_a_picture_without_a_place_is_shown_once(browser: Browser, server: Server, name: str) -> None:
+    """docs/map-page.md: where a function returns no layer, its picture; not in every tile of the world."""
+    with tab(browser, server.url) as found:
+        found.open(f"{server.url}/{server.tokens['city']}/{name}/map")
+        expect(found.page.locator("#result img")).to_have_count(1)
+        assert found.state == "idle"
+        assert not [url for url in found.requests if "/run/tiles/" in url]
+
+
 def test_a_canvas_shows_what_its_functions_return(browser: Browser, server: Server) -> None:
     """Kinds, live thumbnails, reasons of those that fail, a search; a run for each function at most."""
     with tab(browser, server.url, viewport={"width": 1000, "height": 1600}) as found:
@@ -120,9 +136,9 @@ def test_a_canvas_shows_what_its_functions_return(browser: Browser, server: Serv
         def card(name: str) -> str:
             return f"article[data-udf={name}]"
 
-        kinds = {
-            name: page.inner_text(f"{card(name)} .kind") for name in ("table", "chart", "field", "picture")
-        }
+        names = ("table", "chart", "field", "picture", "array")
+        kinds = {name: page.inner_text(f"{card(name)} .kind") for name in names}
+        assert kinds.pop("array") == "picture"
         assert kinds == {"table": "table", "chart": "chart", "field": "raster", "picture": "picture"}
         expect(page.locator(f"{card('table')} .thumbnail tbody tr")).to_have_count(5)
         box = page.locator(f"{card('field')} canvas").bounding_box()

@@ -6,7 +6,9 @@ import asyncio
 import io
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -271,6 +273,29 @@ def test_stages_of_a_run_are_timed(server: Server) -> None:
     ]
 
 
+def test_stages_add_up(server: Server) -> None:
+    """docs/http.md: the time of a run is not the cache's, too, nor that of whoever joins it late."""
+
+    def ask() -> tuple[str, dict[str, float]]:
+        answer = server.get("/{city}/count?s=0.8")
+        parts = answer.headers["server-timing"].split(", ")
+        return answer.headers["x-cache"], {
+            name: float(took) for name, _, took in (p.partition(";dur=") for p in parts)
+        }
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask)
+        time.sleep(0.3)
+        second = pool.submit(ask)
+        answers = dict(one.result() for one in (first, second))
+
+    assert set(answers) == {"miss", "shared"}
+    for stages in answers.values():
+        total = stages.pop("total")
+        assert sum(stages.values()) <= total + 0.1
+        assert stages["cache"] < stages["run"]
+
+
 def test_udf_output_can_not_script_our_pages(server: Server) -> None:
     """docs/http.md: every UDF answer is sandboxed, whatever its type; failures too."""
     for path in ("/{city}/hello.html", "/{city}/hello", "/{city}/boom"):
@@ -361,6 +386,34 @@ def test_a_url_with_the_revision_may_be_kept_for_good(server: Server) -> None:
 
     assert "immutable" in response.headers["cache-control"]
     assert int(response.headers["cache-control"].split("max-age=")[1].split(",")[0]) > 80 * 86400
+
+
+def test_a_tile_without_a_picture_may_be_kept_like_one(serve: Callable[..., Server]) -> None:
+    """docs/http.md: 204 has the ages, a validator of its own and ``x-cache``; 404 is an error, which is not
+    kept."""
+    settings = "[udf.nothing]\nempty = 'STATUS'\n"
+    server = serve(
+        {"city/nothing.py": FILES["city/nothing.py"], "city/canvas.toml": settings.replace("STATUS", "204")}
+    )
+    tile = "/{city}/nothing/run/tiles/1/0/0"
+    first, second = server.get(tile), server.get(tile)
+    again = server.get(tile, headers={"if-none-match": first.headers["etag"]})
+    picture = server.get("/{city}/nothing.png")
+
+    assert [one.status_code for one in (first, second, again)] == [204, 204, 304]
+    assert [one.headers["x-cache"] for one in (first, second, again)] == ["miss", "hit", "hit"]
+    assert first.content == b"" and "content-length" not in first.headers
+    for one in (first, second, again):
+        assert one.headers["cache-control"] == picture.headers["cache-control"] == "public, max-age=300"
+        assert one.headers["etag"] == first.headers["etag"]
+    assert server.get(f"{tile}?cache_max_age=0").headers["cache-control"] == "no-store"
+    assert server.get(tile, "HEAD").status_code == 204
+
+    server.write({"city/canvas.toml": settings.replace("STATUS", "404")})
+    answers = (server.get(tile, headers={"if-none-match": first.headers["etag"]}) for _ in range(200))
+    missing = next(answer for answer in answers if answer.status_code != 304)
+    assert missing.status_code == 404
+    assert missing.headers["cache-control"] == "no-store"
 
 
 def test_text_is_compressed_for_who_asks(server: Server) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +177,20 @@ def test_legends_of_pictures_follow_the_query(serve: Callable[..., Server]) -> N
     ]
 
 
+def test_a_legend_has_numbers_of_any_size(serve: Callable[..., Server]) -> None:
+    """The whole range of 64 bits, and what only floats reach."""
+    whole = RAMP.replace("float32", "uint64").replace("-100, 1100", "0, 9")
+    server = serve({**FILES, "city/whole.py": whole})
+
+    def ends(address: str) -> Any:
+        [item] = server.get(f"/{{city}}/{address}").json()["items"]
+        return item["stops"][0][0], item["stops"][-1][0]
+
+    assert ends("whole/run/legend.json") == (0, 2.0**64 - 1)
+    assert ends("ramp/run/legend.json?rescale=-1e300,1e300") == (-1e300, 1e300)
+    assert shown(server.get("/{city}/ramp/run/legend.png?rescale=-1e300,1e300")).shape[0] > 40
+
+
 def test_a_legend_is_drawn_at_any_scale_and_theme(serve: Callable[..., Server]) -> None:
     """Twice the pixels at scale 2, light ink on a dark ground; other scales and themes are refused."""
     server = serve(FILES)
@@ -189,6 +205,29 @@ def test_a_legend_is_drawn_at_any_scale_and_theme(serve: Callable[..., Server]) 
     assert server.get(f"{legend}&scale=9").status_code == 422
     assert server.get(f"{legend}&theme=pink").status_code == 422
     assert server.get(legend).headers["x-cache"] == "hit"
+
+
+def test_the_map_page_says_why_the_default_style_draws(serve: Callable[..., Server]) -> None:
+    """docs/map-page.md: the place in the document, to those who may read the code; nothing where the query
+    names another style."""
+    named = '[udf.points]\nstyle = "broken"\n[udf.ramp]\nstyle = "<b>"\n'
+    server = serve({**FILES, "city/canvas.toml": named})
+
+    def fault(path: str, token: str = "{city}") -> str:
+        page = server.get(f"/{token}/{path}", headers={"accept": "text/html"})
+        assert page.status_code == 200
+        found = re.search(r'id="style-fault".*?>(.*?)</p>', page.text)
+        return html.unescape(found[1]) if found else ""
+
+    assert fault("points/map").startswith("Drawn by the default style: layers[0].paint.circle-color: ")
+    assert fault("points/map").endswith("(style broken)")
+    assert "not '<b>'" in fault("ramp/map")
+    assert fault("points/map?style=default") == ""
+    assert shown(server.get("/{city}/points/run/tiles/0/0/0.png")).any()
+    access = server.access
+    closed = access.share("city").token
+    access.close()
+    assert fault("points/map", closed) == ""
 
 
 def test_documents_are_for_layers_only(serve: Callable[..., Server]) -> None:

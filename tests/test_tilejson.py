@@ -29,7 +29,8 @@ def udf(bounds: fused.types.Tile, z: int):
 """
 FILES = {
     "city/canvas.toml": "[udf.far]\nbounds = [-900, -90, 900, inf]\nminzoom = 24\n"
-    "[udf.deep_only]\nbounds = [8, 47, 9, 48]\nminzoom = 9\n",
+    "[udf.deep_only]\nbounds = [8, 47, 9, 48]\nminzoom = 9\n"
+    "[udf.everywhere]\nmode = 'tile'\n",
     "city/deep.py": ENTRY + DEEP,
     "city/far.py": ENTRY + DEEP,
     "city/deep_only.py": f"{ENTRY}@fused.udf\ndef udf(bounds: fused.types.Tile, z: int):\n"
@@ -41,6 +42,12 @@ FILES = {
     "    return gpd.GeoDataFrame({'k': [1]}, geometry=[None], crs=4326)\n",
     "city/island.py": f"{ENTRY}@fused.udf\ndef udf(bounds: fused.types.Bounds):\n"
     "    return gpd.GeoDataFrame({'k': [1]}, geometry=gpd.points_from_xy([0], [0]), crs=4326)\n",
+    "city/bare.py": f"{ENTRY}@fused.udf\ndef udf(n: int = 20):\n    return np.full((3, n, n), 9, 'uint8')\n",
+    "city/everywhere.py": f"{ENTRY}@fused.udf\ndef udf():\n    return np.full((3, 9, 9), 9, 'uint8')\n",
+    "city/somewhere.py": f"{ENTRY}@fused.udf\ndef udf(n: int = 20):\n"
+    "    return np.full((3, n, n), 9, 'uint8'), (8, 47, 9, 48)\n",
+    "city/area.py": f"{ENTRY}@fused.udf\ndef udf(area: fused.types.Bounds):\n"
+    "    return np.full((3, 9, 9), 9, 'uint8')\n",
     "locked/picture.py": f"{ENTRY}@fused.udf\ndef udf(bounds: fused.types.Bounds):\n"
     "    return np.full((3, 256, 256), 9, 'uint8')\n",
 }
@@ -174,6 +181,22 @@ def test_a_format_that_is_no_tile_is_refused(server: Server) -> None:
 
     assert response.status_code == 404
     assert "no map layer" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("document", ["tiles.json", "style.json", "legend.json"])
+def test_a_picture_without_a_place_is_no_layer(server: Server, document: str) -> None:
+    """docs/http.md: it would be the same in every tile; the tile itself is still answered."""
+    response = server.get(f"/{{city}}/bare/run/{document}")
+
+    assert response.status_code == 404
+    assert "without bounds" in response.json()["detail"]
+    assert server.get("/{city}/bare/run/tiles/1/0/0").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["somewhere", "area", "everywhere"])
+def test_a_picture_with_a_place_is_a_layer(server: Server, name: str) -> None:
+    """By its bounds, by the tile that the function is told of, or by its settings."""
+    assert described(server, name)["format"] == "png"
 
 
 def test_parameters_are_those_of_the_tiles(server: Server) -> None:

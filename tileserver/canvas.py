@@ -372,7 +372,7 @@ class _Reader:
     def _udf(self, name: str, sources: Mapping[str, Source], bundle: Bundle) -> Udf:
         signature = self.files[sources[name].path].signature
         assert signature is not None
-        settings = self._udf_settings(name)
+        settings, style_fault = self._udf_settings(name)
         first, _, rest = signature.doc.partition("\n")
         in_folder = "/" in sources[name].path
         stored = _table(_udf_object(self.metas[name]).get("metadata")) if in_folder else {}
@@ -394,21 +394,23 @@ class _Reader:
             about=_text(stored.get("fused:description")).strip(),
             listed=stored.get("fused:isVisible") is not False and not any(map(stored.get, _DECORATIONS)),
             styles=self.styles,
+            style_fault=style_fault,
         )
 
-    def _udf_settings(self, name: str) -> UdfSettings:
+    def _udf_settings(self, name: str) -> tuple[UdfSettings, str]:
+        """What is set, and what is wrong with its style, which is left out then."""
         table = _table(_table(self.settings.get("udf")).get(name))
         try:
             settings = UdfSettings.from_table(table)
         except ValueError as error:
             self.problems.append(Problem("canvas.toml", f"[udf.{name}] {error}"))
-            return UdfSettings()
+            return UdfSettings(), ""
         try:
             styles.find(settings.style or styles.DEFAULT, self.styles)
         except BadRequest as error:
             self.problems.append(Problem("canvas.toml", f"[udf.{name}] style: {error.message}"))
-            return replace(settings, style="")
-        return settings
+            return replace(settings, style=""), error.message
+        return settings, ""
 
     def _code(self, name: str, sources: Mapping[str, Source]) -> list[Json]:
         """Digests of the UDF's source, its modules, and the neighbours it names, theirs included."""

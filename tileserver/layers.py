@@ -23,7 +23,7 @@ from tileserver.signature import read
 from tileserver.styles import Style
 from tileserver.styles import legend as legends
 from tileserver.tiles import MAX_ZOOM, WORLD, Bounds, bounding_tile, bounds, clipped, reaching, sample_tile
-from tileserver.udf import UdfSettings
+from tileserver.udf import Udf, UdfSettings
 
 _SAMPLES: Final = 8
 _AT_ONCE: Final = 8  # UDFs that are described side by side
@@ -88,6 +88,8 @@ async def _described(call: Call, services: Services) -> tuple[Layer, bool]:
     kind = sample.meta.get("format", "")
     if kind != "mvt" and kind not in PICTURES:
         raise NotFound(f"{call.udf.name} returns {sample.meta.get('kind')}, which is no map layer")
+    if not _differs_by_tile(call.udf, sample):
+        raise NotFound(f"{call.udf.name} returns a picture without bounds, which is no map layer")
     box, source, seen = call.udf.settings.bounds, "canvas.toml", [sample]
     if box is None:
         box, source = await _data_bounds(call, seen, services)
@@ -96,6 +98,11 @@ async def _described(call: Call, services: Services) -> tuple[Layer, bool]:
         fields = {**encoded.meta.get("fields", {}), **fields}
     layer = _layer(call, kind, clipped(box) or WORLD, source, {**sample.meta, "fields": fields})
     return layer, any(encoded.meta.get("read_caller") for encoded in seen)
+
+
+def _differs_by_tile(udf: Udf, sample: Encoded) -> bool:
+    """Whether the tiles of a UDF can be others than the same picture everywhere."""
+    return udf.is_layer or bool(udf.signature.filled_by_tile) or sample.meta.get("placed", True)
 
 
 def _layer(call: Call, kind: str, box: Bounds, source: str, meta: Mapping[str, Any]) -> Layer:

@@ -47,9 +47,10 @@ def new_nonce() -> str:
     return secrets.token_urlsafe(16)
 
 
-def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
+def map_page(udf: Udf, base: str, nonce: str, *, layer: bool, style_fault: str = "") -> str:
     """A page with a UDF on a map and a form for its parameters; where it is no ``layer``, with its result.
-    ``base`` is the path of the UDF."""
+    ``base`` is the path of the UDF; ``style_fault`` why the default style draws it in the place of its own.
+    """
     if not (STATIC / f"{_MAPLIBRE}.js").is_file():
         return _page(udf.title, _WITHOUT_MAP)
     asked = _asked(udf, layer=layer)
@@ -66,6 +67,8 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
         "empty": udf.settings.empty,
         "parameters": [_described(p) for p in asked],
     }
+    fault = f"Drawn by the default style: {escape(style_fault)}"
+    told = f'<p id="style-fault" role="status">{fault}</p>\n' if layer and style_fault else ""
     maplibre = f'<script nonce="{nonce}" src="{_static(f"{_MAPLIBRE}.js")}"></script>' if with_map else ""
     body = f"""
 <main class="map">
@@ -77,7 +80,7 @@ def map_page(udf: Udf, base: str, nonce: str, *, layer: bool) -> str:
 <div class="about">{_prose(udf.description)}</div>
 <form id="parameters" class="part" aria-label="Parameters"></form>
 <p id="message" role="alert"></p>
-<section id="legend" class="part" aria-label="Legend" hidden></section>
+{told}<section id="legend" class="part" aria-label="Legend" hidden></section>
 <section id="display" class="part" aria-label="Display"></section>
 <div id="actions" class="part"></div>
 </details>

@@ -254,11 +254,19 @@ async def answer(
 
     stored, outcome = await _stored(call, services, run, together, leaving, visit)
     took = 1000 * (time.perf_counter() - started)
-    meta = stored.encoded.meta
     if outcome in ("hit", "stale"):
         return Answer(stored, outcome, {"cache": took})
-    stages = {"queue": meta.get("queue_ms", 0.0), "run": meta.get("run_ms", 0.0)}
-    return Answer(stored, outcome, {"cache": took, **stages, "encode": meta.get("encode_ms", 0.0)})
+    return Answer(stored, outcome, _stages(took, stored.encoded.meta))
+
+
+def _stages(took: float, meta: Mapping[str, Any]) -> dict[str, float]:
+    """What a request waited for, in milliseconds: the cache had what a run doesn't account for. A run that
+    was under way counts from its end back to when the request came."""
+    left, stages = took, {}
+    for name in ("encode", "run", "queue"):
+        stages[name] = min(max(meta.get(f"{name}_ms", 0.0), 0.0), left)
+        left -= stages[name]
+    return {"cache": left, **dict(reversed(stages.items()))}
 
 
 async def _stored(

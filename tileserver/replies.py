@@ -8,6 +8,7 @@ to be trusted than a request. What can't be sent here could end a header and beg
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ BODYLESS: Final = frozenset({204, 304})
 MOST_HEADERS: Final = 50
 LONGEST: Final = 4096  # characters of one value
 
+_LARGEST: Final = sys.float_info.max / 4
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}", re.ASCII)
 _TEXT: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 # Headers that are the server's own to set, and those by which proxies in front of it are told what to send.
@@ -53,6 +55,10 @@ def _is_box(value: object) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -65,10 +71,15 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
+def _is_value(value: object) -> bool:
+    """A number of data, of any size that can still be reckoned with: what lies between two such is finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+
+
 def _is_ramp(value: object) -> bool:
     """Numbers, each with a colour."""
     return isinstance(value, list) and all(
-        isinstance(stop, list) and len(stop) == 2 and _is_number(stop[0]) and _is_text(stop[1])
+        isinstance(stop, list) and len(stop) == 2 and _is_value(stop[0]) and _is_text(stop[1])
         for stop in value
     )
 
@@ -80,6 +91,7 @@ _FACTS: Final[Mapping[str, Callable[[object], bool]]] = {
     "run_ms": _is_number,
     "encode_ms": _is_number,
     "bounds": _is_box,
+    "placed": _is_flag,
     "fields": _is_table,
     "families": _are_texts,
     "ramp": _is_ramp,

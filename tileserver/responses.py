@@ -39,7 +39,9 @@ async def respond(
     stored, head = answer.stored, answer.stored.head
     terms = Terms.of(call, grant, dict(query_of(request)).get("_v"), http_max_age)
     if answers.is_missing(head, terms):
-        return _missing(call, terms)
+        if terms.empty == "404":
+            return failure(NotFound(f"{call.udf.name} has nothing in this tile"))
+        head = answers.without_picture(head)
     asked = Asked.of(request.method, request.headers.raw)
     posted = asked.method == "POST"
     choice = Choice(int(head.meta.get("status", 200)), head.etag) if posted else answers.choose(asked, head)
@@ -52,12 +54,6 @@ async def respond(
         *answers.passing_fields(head, terms, choice, len(body), time.time()),
     ]
     return response
-
-
-def _missing(call: Call, terms: Terms) -> Response:
-    if terms.empty == "204":
-        return Response(status_code=204, headers={"cache-control": "no-store"})
-    return failure(NotFound(f"{call.udf.name} has nothing in this tile"))
 
 
 def document(

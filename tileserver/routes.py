@@ -180,7 +180,10 @@ async def map_page(request: Request, target: Target, grant: Grant, services: Ser
         page = pages.broken_page(target.name or grant.udf or "", f"{services.redact(error.message)}{where}")
         return HTMLResponse(page, error.status, headers=pages.headers(pages.new_nonce()))
     nonce = pages.new_nonce()
-    page = pages.map_page(call.udf, _path(request), nonce, layer=layer)
+    other_style = "style" in request.query_params and "style" not in call.udf.signature.names
+    may_know = grant.may_read_code and not other_style
+    fault = services.redact(call.udf.style_fault) if may_know else ""
+    page = pages.map_page(call.udf, _path(request), nonce, layer=layer, style_fault=fault)
     return HTMLResponse(page, headers=pages.headers(nonce))
 
 

@@ -61,7 +61,8 @@ class UdfSettings:
 class Udf:
     """``revision`` changes with everything that can change an answer; ``signature`` is read from source.
     ``about`` is the description stored beside the source, where there is one; ``listed`` is False where it
-    says that documents leave the UDF out. ``styles`` are its canvas's."""
+    says that documents leave the UDF out. ``styles`` are its canvas's, ``style_fault`` what is wrong with the
+    one that its settings name."""
 
     canvas: str
     name: str
@@ -75,6 +76,7 @@ class Udf:
     about: str = ""
     listed: bool = True
     styles: Styles = field(default_factory=dict, repr=False)
+    style_fault: str = ""
 
     @property
     def is_layer(self) -> bool:

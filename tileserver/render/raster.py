@@ -44,8 +44,9 @@ def picture(found: Classified, row: Format, job: Job) -> tuple[bytes, Facts]:
     """A raster, features or an encoded image as a picture.
 
     Encoded images are sent as they are unless another format is asked for by name, or a tile needs them
-    elsewhere or at another size. Facts: ``bounds`` in degrees where known, ``empty`` when nothing is visible,
-    ``ramp`` with the colours that a single band's values have.
+    elsewhere or at another size. Facts: ``bounds`` in degrees where known, ``placed`` False where the data
+    says nothing of where it lies, ``empty`` when nothing is visible, ``ramp`` with the colours that a single
+    band's values have.
 
     :raises UnsupportedOutput: for arrays that aren't pictures, options that don't fit the number of bands,
         and tiles with a side over ``max_tile_pixels``.
@@ -59,10 +60,10 @@ def picture(found: Classified, row: Format, job: Job) -> tuple[bytes, Facts]:
         if _sendable(found, row, job):
             named = row.name == "apng" and row.name in job.formats  # the same bytes by another name
             media_type = row.media_type if named else found.media_type
-            return found.value, {"media_type": media_type, **_bounds(found)}
+            return found.value, {"media_type": media_type, **_place(found)}
         found = _decoded(found)
     image = pixels.picture(_placed(found, job), job.options)
-    facts = _bounds(found, job)
+    facts = _place(found, job)
     return _encoded(image, row, {**facts, "ramp": image.ramp} if image.ramp else facts)
 
 
@@ -141,6 +142,12 @@ def _bounds(found: Classified, job: Job | None = None) -> Facts:
     if found.bounds is not None and found.crs is not None:
         return {"bounds": list(warp.lonlat_bounds(found.bounds, found.crs))}
     return {} if job is None or job.tile is None else {"bounds": list(tiles.bounds(job.tile))}
+
+
+def _place(found: Classified, job: Job | None = None) -> Facts:
+    """``_bounds``, and whether they are only the tile's."""
+    placed = found.bounds is not None and found.crs is not None
+    return {**_bounds(found, job), **({} if placed else {"placed": False})}
 
 
 def _placed(found: Classified, job: Job) -> Raster:

@@ -16,7 +16,7 @@ export function showLegend(legend) {
 function gradient({ label, unit, stops }, legend) {
   const bar = el("div", { class: "gradient", role: "img", "aria-label": `${label ?? ""} from ${stops[0][0]} to ${stops.at(-1)[0]}` });
   const [low, high] = [stops[0][0], stops.at(-1)[0]];
-  const parts = stops.map(([value, colour]) => `${colour} ${high > low ? (100 * (value - low)) / (high - low) : 0}%`);
+  const parts = stops.map(([value, colour]) => `${colour} ${high > low ? 100 * ((value - low) / (high - low)) : 0}%`);
   bar.style.background = `linear-gradient(to right, ${parts.join(", ")})`;
   const units = unit ?? legend.unit ?? "";
   const said = [label === legend.title ? "" : label, units && `(${units})`].filter(Boolean).join(" ");

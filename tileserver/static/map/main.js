@@ -106,7 +106,7 @@ function row(id, label, control, ...more) {
 /** Show results in the place of a map. */
 function leaveMap() {
   document.body.classList.add("single");
-  for (const id of ["display", "legend", "status", "zoom-to-layer"]) if ($(id)) $(id).hidden = true;
+  for (const id of ["display", "legend", "style-fault", "status", "zoom-to-layer"]) if ($(id)) $(id).hidden = true;
 }
 
 function makeControls() {
