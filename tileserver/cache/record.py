@@ -27,7 +27,7 @@ _NONCE: Final = 12
 _TAG: Final = 16
 _FRAME: Final = struct.Struct(f"!4s{_NONCE}s{_TAG}s{_TAG}sI")
 _SEALED: Final = 4 + _NONCE + _TAG  # where that begins which the whole's seal covers
-_SHORT: Final = 1024  # bytes of a head that is worth remembering
+_SHORT: Final = 2048  # bytes of a head that is worth remembering
 HEAD_ROOM: Final = 4096  # bytes that hold the frame and the head of most records
 
 
