@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -184,16 +185,21 @@ def parse_query(query: bytes) -> list[tuple[str, str]]:
     :raises BadRequest: for bytes that aren't UTF-8, or too many parameters.
     """
     try:
-        return parse_qsl(
-            query.decode("ascii"),
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=MAX_PARAMETERS,
-        )
+        # All tiles of a layer have the same one.
+        return list(_remembered(query)) if len(query) <= _SHORT else _pairs(query)
     except UnicodeError:
         raise BadRequest("the query string is not percent-encoded UTF-8") from None
     except ValueError:
         raise BadRequest(f"more than {MAX_PARAMETERS} query parameters") from None
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    text = query.decode("ascii")
+    return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
+
+
+_SHORT: Final = 2048  # bytes of a query that is remembered
+_remembered: Final = lru_cache(maxsize=256)(_pairs)
 
 
 def build_call(

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from tileserver.protocol import Json
@@ -68,16 +68,21 @@ class Parameter:
     @property
     def type_name(self) -> str:
         """The bare name of the annotation: ``Optional[list[int]]`` gives ``list``."""
-        text = self.annotation.strip().strip("\"'")
-        while True:
-            if text.endswith("| None"):
-                text = text[: -len("| None")].strip()
-            elif text.startswith("None |"):
-                text = text[len("None |") :].strip()
-            elif text.startswith(("Optional[", "typing.Optional[")):
-                text = text[text.index("[") + 1 : -1].strip()
-            else:
-                return text.partition("[")[0].rpartition(".")[2]
+        return _bare(self.annotation)
+
+
+@lru_cache(maxsize=1024)
+def _bare(annotation: str) -> str:
+    text = annotation.strip().strip("\"'")
+    while True:
+        if text.endswith("| None"):
+            text = text[: -len("| None")].strip()
+        elif text.startswith("None |"):
+            text = text[len("None |") :].strip()
+        elif text.startswith(("Optional[", "typing.Optional[")):
+            text = text[text.index("[") + 1 : -1].strip()
+        else:
+            return text.partition("[")[0].rpartition(".")[2]
 
 
 @dataclass(frozen=True)  # no slots: what follows from the parameters is worked out once
