@@ -1,6 +1,6 @@
 """The tier on disk: one thread writes, reads are done where they are asked for.
 
-A read costs about 30 µs and never waits for the writer; a thread hop would cost more. What is queued is found
+A read costs about 15 µs and never waits for the writer; a thread hop would cost more. What is queued is found
 too. Trouble with the disk is a miss or a result not stored, never an error of a request: a database that is
 damaged, deleted or replaced makes room for a new one while the server runs.
 """

@@ -25,7 +25,7 @@ FieldType = Literal["Number", "String", "Boolean"]
 
 LONLAT: Final = CRS.from_epsg(4326)
 MERCATOR: Final = CRS.from_epsg(3857)
-_HALF_WORLD: Final = math.pi * 6378137.0  # metres in web Mercator; beyond it longitudes begin anew
+_HALF_WORLD: Final = mercantile.CE / 2  # metres in web Mercator; beyond it longitudes begin anew
 _EDGE: Final = 180 + 1e-9  # degrees; metres and back cost the last digits
 
 _INFERRED: dict[str, FieldType] = {
@@ -59,6 +59,7 @@ def lonlat(geometries: gpd.GeoSeries) -> gpd.GeoSeries:
 
 
 def without_a_way(crs: CRS, other: str, problem: ProjError) -> UnsupportedOutput:
+    """What to raise where a CRS has no transformation to another."""
     return UnsupportedOutput(
         f"Result serialization failed: the CRS {crs.name!r} has no transformation to {other}: {problem}"
     )

@@ -24,11 +24,11 @@ def summary(table: Mapping[str, pd.Series[Any]]) -> dict[str, dict[str, Any]]:
         values = columns.column(name, table[name])
         numbers = values.numbers[values.has(NUMBER)] if values.has(NUMBER).any() else np.empty(0)
         if len(numbers) and not (~values.has(NUMBER) & ~values.has(NULL)).any():
-            found[str(name)] = {"range": np.percentile(numbers, [2, 98]).tolist()}
+            found[name] = {"range": np.percentile(numbers, [2, 98]).tolist()}
             continue
         texts = columns.texts_of(values)[~values.has(NULL)]
         counted = pd.Series(texts[texts != ""]).value_counts()
         if 0 < len(counted) <= MAX_CLASSES:
             ordered = sorted(counted.items(), key=lambda pair: (-pair[1], str(pair[0])))
-            found[str(name)] = {"values": [str(value) for value, _ in ordered]}
+            found[name] = {"values": [str(value) for value, _ in ordered]}
     return found
